@@ -50,6 +50,9 @@ check_language(CUDA)
 
 if(CMAKE_CUDA_COMPILER)
   enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)   # CMake before 3.26 does not know that nvcc speaks C++20
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  endif()
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
     set(fastrnn_cuda_problem "nvcc ${CMAKE_CUDA_COMPILER_VERSION} does not know C++20, 12.0 does")
   endif()
