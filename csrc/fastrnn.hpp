@@ -9,22 +9,20 @@
 
 namespace fastrnn {
 
-enum class Cell : int { kRnnTanh, kRnnRelu, kLstm, kGru, kGruResetBefore };
-inline constexpr int kCells = 5;
-
 enum class DType : int { kFloat32, kFloat64, kInt64, kBool };
-inline constexpr int kComputeDTypes = 2;
+constexpr int kComputeDTypes = 2;
 
-// What sizes and names of a cell the outside has to know; the equations are in csrc/cells.
+// What sizes of a cell the outside has to know; the equations are in csrc/cells.
 struct CellInfo {
   const char* name;
   int gates;    // G
   int states;   // 1: h, 2: h and c
   int reserve;  // R
 };
-const CellInfo& cell_info(Cell cell);
+// The cells are numbered as listed in cells/cells.hpp; null past the last one.
+const CellInfo* cell_info(int cell);
 
-inline constexpr int kMaxRank = 3;
+constexpr int kMaxRank = 3;
 
 // A view of somebody else's memory. Strides are in elements and may be zero or negative.
 struct Tensor {
@@ -37,7 +35,7 @@ struct Tensor {
 };
 
 struct ForwardArgs {
-  Cell cell = Cell::kLstm;
+  int cell = 0;
   bool reverse = false;
   int threads = 1;
   Tensor x;           // [T, B, I]   unit stride on I
@@ -68,29 +66,36 @@ struct BackwardArgs {
 
 // One backend: an instruction set of this CPU, or CUDA. The only thing that a backend exports.
 struct KernelTable {
-  const char* name;
-  bool (*supported)();
   struct Kernel {
-    int64_t (*forward_workspace)(const ForwardArgs&);
+    int64_t (*forward_workspace)(const ForwardArgs&);  // bytes, aligned to 64
     void (*forward)(const ForwardArgs&, void* workspace);
     int64_t (*backward_workspace)(const BackwardArgs&);
     void (*backward)(const BackwardArgs&, void* workspace);
-  } kernels[kCells][kComputeDTypes];
+  };
+  struct PerDType {
+    Kernel of[kComputeDTypes];
+  };
+  const char* name;
+  bool (*supported)();
+  const PerDType* kernels;  // [cell]
 };
 
-// Best first; only those that this build has. backend_count is the length.
-const KernelTable* const* compiled_backends(int* backend_count);
+// The backends of this build, best first; null past the last one.
+const KernelTable* compiled_backend(int index);
 
-// The table called `name`, or the best one that runs here (or the one FASTRNN_BACKEND names) for nullptr.
+// The backend called `name`; for null the one that FASTRNN_BACKEND names, or else the best one that runs here.
 // Throws std::invalid_argument when there is none of that name or this machine cannot run it.
 const KernelTable& find_backend(const char* name);
 
-// Throw std::invalid_argument (a value) or TypeError (a dtype) with a message that names `function` and the argument.
-void check_forward(const char* function, const ForwardArgs& args, bool batch_first);
-void check_backward(const char* function, const BackwardArgs& args, bool batch_first);
-void check_step(const char* function, const ForwardArgs& args);
+// How the caller laid out x: decides the words of a message, not what is accepted. Views are time-major throughout.
+enum class Layout { kTimeMajor, kBatchFirst, kStep };
 
-// Run a checked call. Allocates the workspace once; nothing in the time loop allocates.
+// Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument, the wanted shape and
+// what came. lengths must be the core's own copy, or it could change between check and use.
+void check_forward(const char* function, const ForwardArgs& args, Layout layout);
+void check_backward(const char* function, const BackwardArgs& args, Layout layout);
+
+// Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the time loop allocates.
 void forward(const KernelTable& backend, const ForwardArgs& args);
 void backward(const KernelTable& backend, const BackwardArgs& args);
 

@@ -1,5 +1,4 @@
-// The list of cells and what each must offer. To add a cell: its file, its include, its name in Cell (fastrnn.hpp)
-// and its line in with_cell.
+// The list of cells and what each must offer. To add a cell: its file, its include, its name in per_cell.
 #pragma once
 
 #include "cells/gru.hpp"
@@ -22,5 +21,18 @@ concept IsCell = requires(const V* in, V* out) {
   C<V>::forward(in, in, in, out, out);
   C<V>::backward(in, in, in, in, out, out);
 };
+
+template <class Value>
+struct PerCell {
+  static constexpr int kCount = 5;
+  Value of[kCount];
+};
+
+// Entry<C>::value for each cell, in the order that numbers them
+template <template <template <class> class> class Entry>
+constexpr auto per_cell() {
+  return PerCell<decltype(Entry<RnnTanh>::value)>{{Entry<RnnTanh>::value, Entry<RnnRelu>::value, Entry<Lstm>::value,
+                                                   Entry<Gru>::value, Entry<GruResetBefore>::value}};
+}
 
 }  // namespace fastrnn

@@ -10,6 +10,7 @@ namespace fastrnn {
 
 template <class V>
 struct Gru {
+  static constexpr const char* kName = "gru";
   static constexpr int kGates = 3;
   static constexpr int kStates = 1;
   static constexpr int kReserve = 4;  // r z n, and gh_n
@@ -41,6 +42,7 @@ struct Gru {
 // The early phase computes r and z and the operand r h' of the second product; the driver owns the order.
 template <class V>
 struct GruResetBefore {
+  static constexpr const char* kName = "gru_reset_before";
   static constexpr int kGates = 3;
   static constexpr int kStates = 1;
   static constexpr int kReserve = 3;  // r z n

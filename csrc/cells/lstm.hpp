@@ -9,6 +9,7 @@ namespace fastrnn {
 
 template <class V>
 struct Lstm {
+  static constexpr const char* kName = "lstm";
   static constexpr int kGates = 4;
   static constexpr int kStates = 2;   // h, c
   static constexpr int kReserve = 4;  // i f g o

@@ -7,6 +7,7 @@ namespace fastrnn {
 
 template <class V>
 struct RnnTanh {
+  static constexpr const char* kName = "rnn_tanh";
   static constexpr int kGates = 1;
   static constexpr int kStates = 1;
   static constexpr int kReserve = 0;
@@ -27,6 +28,8 @@ struct RnnTanh {
 
 template <class V>
 struct RnnRelu : RnnTanh<V> {
+  static constexpr const char* kName = "rnn_relu";
+
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V*, V* curr, V*) {
     curr[0] = relu(gx[0] + gh[0]);
   }

@@ -113,7 +113,7 @@ class Forward {
     const int64_t steps = last > first ? seq_.length[first] : 0;
     for (int64_t start = 0; start < steps; start += chunk_) {
       const int64_t end = smaller(start + chunk_, steps);
-      const T* gx = input_product(first, last, start, end);
+      T* gx = input_product(first, last, start, end);
       for (int64_t s = start; s < end; ++s) {
         const int64_t rows = seq_.active(first, last, s);
         if (a_.reset.present) reset_rows(first, rows, s, h, c);
@@ -130,7 +130,7 @@ class Forward {
   }
 
   // gx of steps [start, end), active rows one after the other
-  const T* input_product(int64_t first, int64_t last, int64_t start, int64_t end) {
+  T* input_product(int64_t first, int64_t last, int64_t start, int64_t end) {
     const T** x = x_rows_ + first * chunk_;
     T* gx = gx_ + first * chunk_ * G * width_;
     int64_t count = 0;
@@ -147,8 +147,8 @@ class Forward {
     return gx;
   }
 
-  void step(int64_t first, int64_t rows, int64_t s, const T* gx, const T* h, T* h_next, T* c) {
-    if constexpr (E > 0) step_early(first, rows, const_cast<T*>(gx), h);
+  void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c) {
+    if constexpr (E > 0) step_early(first, rows, gx, h);
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     for_each_tile<L>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
       alignas(kAlignment) T tile[kAccumulators * kLanes];

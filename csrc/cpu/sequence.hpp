@@ -76,9 +76,9 @@ void store_block(T* p, int64_t block, int64_t units, Vec<T> value) {
 }
 
 template <class F>
-void parallel_for(int threads, int64_t count, F&& body) {
-  using Body = __remove_reference(F);
-  parallel(threads, count, [](void* context, int64_t i) { (*static_cast<Body*>(context))(i); }, &body);
+void parallel_for(int threads, int64_t count, const F& body) {
+  parallel(threads, count, [](void* context, int64_t i) { (*static_cast<const F*>(context))(i); },
+           const_cast<F*>(&body));
 }
 
 struct Sequence {
