@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <stdexcept>
 
 #include "problem.hpp"
 
@@ -10,7 +11,8 @@ namespace fastrnn::test {
 
 class Oracle {
  public:
-  explicit Oracle(Problem<double>& problem) : p_(problem), H_(problem.setup.H) {}
+  explicit Oracle(Problem<double>& problem)
+      : p_(problem), H_(problem.setup.H), cell_(cell_info(problem.setup.cell)->name) {}
 
   void forward() {
     const Setup& s = p_.setup;
@@ -66,38 +68,32 @@ class Oracle {
       return from_x(gate, unit, x) + from_h(gate, unit, before);
     };
     std::vector<double> reset_h = before;
-    for (int64_t u = 0; u < H_ && p_.setup.cell == Cell::kGruResetBefore; ++u) {
+    for (int64_t u = 0; u < H_ && cell_ == "gru_reset_before"; ++u)
       reset_h[size(u)] *= sigmoid(both(0, u));
-    }
     for (int64_t u = 0; u < H_; ++u) {
       double& out = h[size(u)];
-      switch (p_.setup.cell) {
-        case Cell::kRnnTanh:
-          out = std::tanh(both(0, u));
-          break;
-        case Cell::kRnnRelu:
-          out = std::fmax(0.0, both(0, u));
-          break;
-        case Cell::kLstm:
-          c[size(u)] =
-              sigmoid(both(1, u)) * c[size(u)] + sigmoid(both(0, u)) * std::tanh(both(2, u));
-          out = sigmoid(both(3, u)) * std::tanh(c[size(u)]);
-          break;
-        case Cell::kGru:
-        case Cell::kGruResetBefore: {
-          const double recurrent = p_.setup.cell == Cell::kGru
-                                       ? sigmoid(both(0, u)) * from_h(2, u, before)
-                                       : from_h(2, u, reset_h);
-          const double z = sigmoid(both(1, u));
-          out = (1 - z) * std::tanh(from_x(2, u, x) + recurrent) + z * before[size(u)];
-          break;
-        }
+      if (cell_ == "rnn_tanh") {
+        out = std::tanh(both(0, u));
+      } else if (cell_ == "rnn_relu") {
+        out = std::fmax(0.0, both(0, u));
+      } else if (cell_ == "lstm") {
+        double& state = c[size(u)];
+        state = sigmoid(both(1, u)) * state + sigmoid(both(0, u)) * std::tanh(both(2, u));
+        out = sigmoid(both(3, u)) * std::tanh(state);
+      } else if (cell_ == "gru" || cell_ == "gru_reset_before") {
+        const double recurrent =
+            cell_ == "gru" ? sigmoid(both(0, u)) * from_h(2, u, before) : from_h(2, u, reset_h);
+        const double z = sigmoid(both(1, u));
+        out = (1 - z) * std::tanh(from_x(2, u, x) + recurrent) + z * before[size(u)];
+      } else {
+        throw std::logic_error("the oracle has no equations for " + cell_);
       }
     }
   }
 
   Problem<double>& p_;
   int64_t H_;
+  std::string cell_;
 };
 
 }  // namespace fastrnn::test

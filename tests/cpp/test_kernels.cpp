@@ -41,7 +41,7 @@ void scalar_forward_matches_plain_loops() {
     Oracle(want).forward();
     for (size_t i = 0; i < want.forward_results().size(); ++i) {
       const auto [name, values] = want.forward_results()[i];
-      check_close(got.forward_results()[i].values, values, 1e-13,
+      check_close(*got.forward_results()[i].values, *values, 1e-13,
                   name + (" of " + got.setup.text()));
     }
   }
@@ -96,7 +96,7 @@ void check_against_scalar_double(double tolerance) {
       got.run(*backend);
       for (size_t i = 0; i < want.results().size(); ++i) {
         const auto [name, values] = want.results()[i];
-        check_close(got.results()[i].values, values, tolerance,
+        check_close(*got.results()[i].values, *values, tolerance,
                     name + (std::string(" of ") + backend->name + " " + want.setup.text()));
       }
     }
@@ -118,7 +118,7 @@ void bits_do_not_depend_on_threads() {
       four.run(*backend);
       for (size_t i = 0; i < one.results().size(); ++i) {
         const auto [name, values] = one.results()[i];
-        check_same_bits(values, four.results()[i].values,
+        check_same_bits(*values, *four.results()[i].values,
                         name + (std::string(" of ") + backend->name + " " + setup.text()));
       }
     }
