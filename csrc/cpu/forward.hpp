@@ -138,11 +138,14 @@ class Forward {
       const int64_t rows = seq_.active(first, last, s);
       for (int64_t r = first; r < first + rows; ++r) x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
     }
-    for_each_tile<G>(count, blocks_, [&](int64_t row, int rows, int64_t block, int blocks) {
+    for_each_tile<G>(count, blocks_, [&](const Tile& tile) {
       Left<T> left{{}, 1, seq_.I, 1, {0}};
-      for (int m = 0; m < rows; ++m) left.rows[m] = x[row + m];
-      multiply<T, G>(rows, blocks, left, w_ih_ + block * seq_.I * G * kLanes, seq_.I * G * kLanes,
-                     b_ih_ + block * G * kLanes, gx + (row * blocks_ + block) * G * kLanes, G * width_);
+      for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m];
+      Right<T> right = weights_of<T, G>(tile, w_ih_, seq_.I * G * kLanes);
+      right.init = b_ih_ + tile.block * G * kLanes;
+      right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
+      right.out_stride = G * width_;
+      multiply<T, G>(tile.rows, tile.blocks, left, right);
     });
     return gx;
   }
@@ -150,13 +153,13 @@ class Forward {
   void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c) {
     if constexpr (E > 0) step_early(first, rows, gx, h);
     const T* operand = E > 0 ? operand_ + first * width_ : h;
-    for_each_tile<L>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-      alignas(kAlignment) T tile[kAccumulators * kLanes];
-      recurrent_product<L>(operand, row, height, block, blocks, w_late_, b_late_, tile);
-      for (int m = 0; m < height; ++m) {
-        const int64_t r = row + m;
-        finish_row(first + r, s, block, blocks, gx + r * G * width_, tile + m * blocks * L * kLanes, h + r * width_,
-                   h_next + r * width_, S == 2 ? c + r * width_ : nullptr);
+    for_each_tile<L>(rows, blocks_, [&](const Tile& tile) {
+      alignas(kAlignment) T gh[kAccumulators * kLanes];
+      recurrent_product<L>(operand, tile, w_late_, b_late_, gh);
+      for (int m = 0; m < tile.rows; ++m) {
+        const int64_t r = tile.row + m;
+        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_, gh + m * tile.blocks * L * kLanes,
+                   h + r * width_, h_next + r * width_, S == 2 ? c + r * width_ : nullptr);
       }
     });
   }
@@ -197,12 +200,12 @@ class Forward {
 
   // the early gates take the place of their gx; operand_ gets the left factor of the second product
   void step_early(int64_t first, int64_t rows, T* gx, const T* h) {
-    for_each_tile<larger_of_one(E)>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-      alignas(kAlignment) T tile[kAccumulators * kLanes];
-      recurrent_product<larger_of_one(E)>(h, row, height, block, blocks, w_early_, b_early_, tile);
-      const T* gh = tile;
-      for (int64_t r = row; r < row + height; ++r) {
-        for (int64_t j = block; j < block + blocks; ++j, gh += E * kLanes) {
+    for_each_tile<larger_of_one(E)>(rows, blocks_, [&](const Tile& tile) {
+      alignas(kAlignment) T product[kAccumulators * kLanes];
+      recurrent_product<larger_of_one(E)>(h, tile, w_early_, b_early_, product);
+      const T* gh = product;
+      for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
+        for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
           V x_gates[larger_of_one(E)], h_gates[larger_of_one(E)], early[larger_of_one(E)], operand;
           T* gx_block = gx + (r * blocks_ + j) * G * kLanes;
           for (int g = 0; g < E; ++g) {
@@ -221,12 +224,14 @@ class Forward {
   static constexpr int larger_of_one(int n) { return n > 1 ? n : 1; }
 
   template <int N>
-  void recurrent_product(const T* panel, int64_t row, int rows, int64_t block, int blocks, const T* w, const T* b,
-                         T* tile) const {
+  void recurrent_product(const T* panel, const Tile& tile, const T* w, const T* b, T* out) const {
     Left<T> left{{}, 1, seq_.H, 1, {0}};
-    for (int m = 0; m < rows; ++m) left.rows[m] = panel + (row + m) * width_;
-    multiply<T, N>(rows, blocks, left, w + block * seq_.H * N * kLanes, seq_.H * N * kLanes, b + block * N * kLanes,
-                   tile, blocks * N * kLanes);
+    for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_;
+    Right<T> right = weights_of<T, N>(tile, w, seq_.H * N * kLanes);
+    right.init = b + tile.block * N * kLanes;
+    right.out = out;
+    right.out_stride = tile.blocks * N * kLanes;
+    multiply<T, N>(tile.rows, tile.blocks, left, right);
   }
 
   void reset_rows(int64_t first, int64_t rows, int64_t s, T* h, T* c) const {
