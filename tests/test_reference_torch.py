@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastrnn import reference
 from shapes import as_states, functions
 from tolerances import assert_close
-
-from fastrnn import reference
 
 torch = pytest.importorskip("torch", reason="compares with torch.nn")
 
 LAYERS, DIRECTIONS = 2, 2
-T, B, I, H = 9, 5, 4, 7
+T, B, I, H = 9, 5, 4, 7  # noqa: E741
 PEERS = {
     "rnn_tanh": (lambda *a, **k: torch.nn.RNN(*a, nonlinearity="tanh", **k)),
     "rnn_relu": (lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k)),
