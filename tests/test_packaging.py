@@ -1,4 +1,4 @@
-"""What is shipped, what an old processor runs, and what the build says where something is missing."""
+"""What is shipped, what an old processor runs, what the build says where something is missing."""
 
 from __future__ import annotations
 
