@@ -24,49 +24,49 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {  # name: cell, gates, o
 DTYPES = ("float32", "float64")
 SHAPES = ((1, 1, 1, 1), (7, 5, 3, 17), (20, 33, 40, 64))  # T B I H: tails of every vector and tile
 
-# An error of a sum of n rounded terms grows as sqrt(n); twice the worst that was seen is allowed.
-_ULPS_PER_ROOT = 8.0
+# The worst that a right build was seen to give is 27; sigmoid or tanh wrong by 1e-5 gives over 100.
+_LARGEST_ULP = 64.0
 
 
-class Result(NamedTuple):
-    """The largest errors of one cell, dtype and backend.
+class Error(NamedTuple):
+    """The largest errors of some arrays.
 
     ulp       of one element, in units in the last place of the largest element of its array
     relative  of one array: norm of the error over the norm of the array
-    limit     for ulp
     """
 
+    ulp: float
+    relative: float
+
+
+class Result(NamedTuple):
     cell: str
     dtype: str
     backend: str
-    forward_ulp: float
-    forward_relative: float
-    gradient_ulp: float
-    gradient_relative: float
-    limit: float
+    forward: Error
+    gradients: Error
 
     @property
     def passed(self) -> bool:
-        return max(self.forward_ulp, self.gradient_ulp) <= self.limit  # False for NaN
+        return max(self.forward.ulp, self.gradients.ulp) <= _LARGEST_ULP  # False for NaN
 
 
 def run() -> int:
-    """Print a table of errors. Returns 0 if all are within their limits, else 1."""
-    results = list(tqdm(checks(), total=len(VARIANTS) * len(DTYPES) * len(backends()), leave=False))
-    print(
-        f"{'':34}{'forward':>20}{'gradients':>24}\n"
-        f"{'cell':18}{'dtype':9}{'backend':9}{'ulp':>10}{'relative':>12}"
-        f"{'ulp':>10}{'relative':>12}{'limit':>8}"
-    )
+    """Print a table of errors. Returns 0 if all are within the limit, else 1."""
+    total = len(VARIANTS) * len(DTYPES) * len(backends())
+    results = list(tqdm(checks(), total=total, leave=False, disable=None))
+    print(f"{'':36}{'forward':>22}{'gradients':>22}")
+    print(f"{'cell':18}{'dtype':9}{'backend':9}" + f"{'ulp':>10}{'relative':>12}" * 2)
     for result in results:
-        print(
-            f"{result.cell:18}{result.dtype:9}{result.backend:9}"
-            f"{result.forward_ulp:10.1f}{result.forward_relative:12.1e}"
-            f"{result.gradient_ulp:10.1f}{result.gradient_relative:12.1e}"
-            f"{result.limit:8.0f}{'' if result.passed else '  TOO LARGE'}"
-        )
+        errors = "".join(f"{e.ulp:10.1f}{e.relative:12.1e}" for e in result[3:])
+        verdict = "" if result.passed else "  TOO LARGE"
+        print(f"{result.cell:18}{result.dtype:9}{result.backend:9}{errors}{verdict}")
     failed = sum(not result.passed for result in results)
-    print(f"{failed} of {len(results)} failed" if failed else f"all {len(results)} passed")
+    print(
+        f"{failed} of {len(results)} have errors above {_LARGEST_ULP:g} ulp"
+        if failed
+        else f"all {len(results)} are within {_LARGEST_ULP:g} ulp of the reference"
+    )
     return 1 if failed else 0
 
 
@@ -80,29 +80,15 @@ def checks() -> Iterator[Result]:
 def check(variant: str, dtype: str, backend: str) -> Result:
     """The errors of one cell, dtype and backend over all SHAPES."""
     cell, gates, options = VARIANTS[variant]
-    forward, gradient = [], []
-    terms = 0
-    for steps, batch, inputs, hidden in SHAPES:
-        terms = max(terms, inputs + hidden, steps * batch)
-        call = _call(cell, gates, (steps, batch, inputs, hidden), dtype)
+    forward: list[Error] = []
+    gradients: list[Error] = []
+    for shape in SHAPES:
+        call = _call(cell, gates, shape, dtype)
         exact = _results(reference, cell, call.as_type(np.float64), options)
-        with np.errstate(invalid="ignore"):
-            ours = _results(functional, cell, call, options | {"backend": backend})
-        forward += [_errors(a, b) for a, b in zip(ours[0], exact[0], strict=True)]
-        gradient += [_errors(a, b) for a, b in zip(ours[1], exact[1], strict=True)]
-    worst = [
-        float(np.max(pair)) for kind in (forward, gradient) for pair in zip(*kind, strict=True)
-    ]
-    return Result(
-        variant,
-        dtype,
-        backend,
-        worst[0],
-        worst[1],
-        worst[2],
-        worst[3],
-        _ULPS_PER_ROOT * math.sqrt(terms),
-    )
+        ours = _results(functional, cell, call, options | {"backend": backend})
+        for errors, a, b in zip((forward, gradients), ours, exact, strict=True):
+            errors += map(_error, a, b)
+    return Result(variant, dtype, backend, _largest(forward), _largest(gradients))
 
 
 class _Call(NamedTuple):
@@ -149,8 +135,14 @@ def _results(
     return [y, *(last if isinstance(last, tuple) else (last,))], list(gradients)
 
 
-def _errors(ours: Array, exact: Array) -> tuple[float, float]:
-    """The largest error in last places of the largest element, and the relative norm."""
-    error = np.abs(ours.astype(np.float64) - exact)
+def _error(ours: Array, exact: Array) -> Error:
+    difference = np.abs(ours.astype(np.float64) - exact)
     unit = float(np.spacing(np.abs(exact).max().astype(ours.dtype)))
-    return float(error.max()) / unit, float(np.linalg.norm(error) / np.linalg.norm(exact))
+    return Error(
+        float(difference.max()) / unit, float(np.linalg.norm(difference) / np.linalg.norm(exact))
+    )
+
+
+def _largest(errors: list[Error]) -> Error:
+    """NaN if there is one."""
+    return Error(*(float(value) for value in np.max(np.array(errors), axis=0)))

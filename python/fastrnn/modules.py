@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -549,7 +549,7 @@ class RNN(Recurrent[Array]):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str = "tanh",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -610,13 +610,14 @@ class LSTM(Recurrent["tuple[Array, Array]"]):
         self, x: Array, weights: Weights, state: tuple[Array, ...] | None, **options: Any
     ) -> tuple[Array, tuple[Array, ...], Any]:
         h0, c0 = state or (None, None)
-        return functional.lstm_forward(x, *weights, h0=h0, c0=c0, **options)
+        y, last, saved = functional.lstm_forward(x, *weights, h0=h0, c0=c0, **options)
+        return y, last, saved
 
     def _cell_backward(self, saved: Any, dy: Array | None, dstate: tuple[Array, ...] | None) -> Any:
         return functional.lstm_backward(saved, dy, *(dstate or ()))
 
     def _cell_step(self, x: Array, weights: Weights, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return functional.lstm_step(x, state, *weights)
+        return functional.lstm_step(x, (state[0], state[1]), *weights)
 
 
 class GRU(Recurrent[Array]):

@@ -67,7 +67,7 @@ class Torch:
         import torch
 
         self._torch = torch
-        self.version = torch.__version__
+        self.version = str(torch.__version__)
         torch.set_num_threads(get_num_threads())
 
     def prepare(self, problem: Problem) -> Runs:
@@ -125,7 +125,9 @@ def disagreement(problem: Problem, ours: list[Array], theirs: list[Array]) -> fl
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         unit = np.finfo(np.float32).eps * math.sqrt(terms) * float(np.abs(a).max())
-        worst = max(worst, float(np.abs(a - b).max()) / unit)
+        difference = float(np.abs(a - b).max())
+        if difference != 0.0:  # NaN is not
+            worst = max(worst, difference / unit if unit > 0.0 else math.inf)
     return worst
 
 

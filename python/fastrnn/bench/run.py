@@ -44,7 +44,7 @@ def run(
         (cell, mode, case) for cell in cells or CELLS for mode in modes or MODES for case in chosen
     ]
     results = []
-    for cell, mode, case in tqdm(lines, leave=False):
+    for cell, mode, case in tqdm(lines, leave=False, disable=None):
         timed, agree = _line(peers, problem(cell, case), mode, seconds)
         results.append(
             {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..modules import GRU, LSTM
+from ..modules import GRU, LSTM, Recurrent
 from .corpus import Indices
 
 Array = npt.NDArray[np.float32]
@@ -38,7 +38,9 @@ class CharacterModel:
         seed: int = 0,
     ) -> None:
         self.vocabulary = vocabulary
-        self.rnn = _CELLS[cell](embedding, hidden, layers, dropout=dropout, seed=seed)
+        self.rnn: Recurrent[Any] = _CELLS[cell](
+            embedding, hidden, layers, dropout=dropout, seed=seed
+        )
         generator = np.random.default_rng([seed, 1])
         bound = 1.0 / math.sqrt(hidden)
         self._own: dict[str, Array] = {
@@ -103,7 +105,7 @@ class CharacterModel:
         zero state.
         """
         total = 0.0
-        state = None
+        state: Any = None
         for start in range(0, len(text) - 1, _EVALUATION_STEPS):
             stop = min(start + _EVALUATION_STEPS, len(text) - 1)
             y, state = self.rnn.forward(

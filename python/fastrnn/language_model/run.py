@@ -64,6 +64,7 @@ def train(
             initial=trainer.step,
             unit="step",
             dynamic_ncols=True,
+            disable=None,  # where stderr is no terminal
         ) as bar,
     ):
         while not trainer.finished and interruption.number is None:
