@@ -1,0 +1,196 @@
+// Every check of what a caller passes, once, in argument order. A message names the function, the argument, the wanted
+// shape in symbols and numbers, and what came.
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+#include "fastrnn.hpp"
+
+namespace fastrnn {
+namespace {
+
+struct Size {
+  std::string symbol;
+  int64_t value;
+};
+using Shape = std::vector<Size>;
+
+std::string tuple_of(const std::vector<std::string>& items) {
+  std::string text = "(";
+  for (size_t i = 0; i < items.size(); ++i) text += (i ? ", " : "") + items[i];
+  return text + (items.size() == 1 ? ",)" : ")");
+}
+
+std::string shape_of(const Tensor& tensor) {
+  std::vector<std::string> sizes;
+  for (int i = 0; i < tensor.rank; ++i) sizes.push_back(i < kMaxRank ? std::to_string(tensor.shape[i]) : "...");
+  return tuple_of(sizes);
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kInt64: return "int64";
+    default: return "bool";
+  }
+}
+
+class Check {
+ public:
+  Check(const char* function, Layout layout) : function_(function), layout_(layout) {}
+
+  [[noreturn]] void fail(const char* argument, const std::string& wanted, const std::string& got) const {
+    throw ValueError(text(argument, wanted, got));
+  }
+
+  void required(const char* argument, const Tensor& tensor) const {
+    if (!tensor.present) throw TypeError(text(argument, "an array", "None"));
+  }
+
+  void dtype(const char* argument, const Tensor& tensor, DType wanted, const char* as = "") const {
+    if (tensor.present && tensor.dtype != wanted) {
+      throw TypeError(text(argument, std::string("of dtype ") + name_of(wanted) + as, name_of(tensor.dtype)));
+    }
+  }
+
+  // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are shown as laid out
+  void sequence(const char* argument, const Tensor& tensor, Shape sizes) const {
+    shape(argument, tensor, sizes, true);
+  }
+
+  void shape(const char* argument, const Tensor& tensor, const Shape& sizes, bool is_sequence = false) const {
+    if (!tensor.present) return;
+    bool right = tensor.rank == static_cast<int>(sizes.size());
+    for (size_t i = 0; right && i < sizes.size(); ++i) {
+      right = sizes[i].value == kAny || tensor.shape[i] == sizes[i].value;
+    }
+    if (right) return;
+    Shape shown = sizes;
+    Tensor seen = tensor;
+    if (is_sequence && layout_ == Layout::kBatchFirst) {
+      std::swap(shown[0], shown[1]);
+      if (seen.rank >= 2) std::swap(seen.shape[0], seen.shape[1]);
+    }
+    if (is_sequence && layout_ == Layout::kStep) {
+      shown.erase(shown.begin());
+      seen.rank -= 1;
+      for (int i = 0; i + 1 < kMaxRank; ++i) seen.shape[i] = seen.shape[i + 1];
+    }
+    std::vector<std::string> symbols, numbers;
+    bool known = true;
+    for (const Size& size : shown) {
+      symbols.push_back(size.symbol);
+      known = known && size.value != kAny;
+      numbers.push_back(size.value == kAny ? size.symbol : std::to_string(size.value));
+    }
+    fail(argument, "of shape " + tuple_of(symbols) + (known ? " = " + tuple_of(numbers) : ""),
+         "shape " + shape_of(seen));
+  }
+
+  void positive(const char* argument, const Size& size, const Tensor& tensor) const {
+    if (size.value < 1) fail(argument, size.symbol + " >= 1", "shape " + shape_of(tensor));
+  }
+
+  static constexpr int64_t kAny = -1;
+
+ private:
+  std::string text(const char* argument, const std::string& wanted, const std::string& got) const {
+    return std::string(function_) + ": argument '" + argument + "' must be " + wanted + ", got " + got;
+  }
+
+  const char* function_;
+  Layout layout_;
+};
+
+struct Sizes {
+  Size T, B, I, H, GH;
+
+  Sizes(const ForwardArgs& a, int gates)
+      : T{"T", a.x.shape[0]},
+        B{"B", a.x.shape[1]},
+        I{"I", a.x.shape[2]},
+        H{"H", a.w_hh.shape[1]},
+        GH{gates == 1 ? "H" : std::to_string(gates) + "*H", 0} {
+    if (__builtin_mul_overflow(a.w_hh.shape[1], static_cast<int64_t>(gates), &GH.value)) GH.value = INT64_MAX;
+  }
+};
+
+// No product of sizes that the kernels or the allocation of results form may come near the end of int64.
+void check_total(const Check& check, const Sizes& n, int gates) {
+  const auto size = [](const Size& s) { return static_cast<long double>(s.value); };
+  const long double sequence = size(n.T) * size(n.B) * (size(n.I) + 10.0L * (size(n.H) + 64.0L));
+  const long double weights = 4.0L * gates * (size(n.H) + 64.0L) * (size(n.I) + size(n.H) + 64.0L);
+  if (sequence + weights > 0x1p56L) {
+    check.fail("x", "small enough for T*B*(I + H) and H*(I + H) elements to be addressed",
+               "T = " + std::to_string(n.T.value) + ", B = " + std::to_string(n.B.value) +
+                   ", I = " + std::to_string(n.I.value) + ", H = " + std::to_string(n.H.value));
+  }
+}
+
+}  // namespace
+
+void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
+  const Check check(function, layout);
+  const CellInfo& cell = *cell_info(a.cell);
+  const Sizes n(a, cell.gates);
+  const Size any_T{"T", Check::kAny}, any_B{"B", Check::kAny}, any_I{"I", Check::kAny}, any_H{"H", Check::kAny};
+  const bool step = layout == Layout::kStep;
+  const char* h0 = step ? "h" : "h0";
+  const char* c0 = step ? "c" : "c0";
+
+  check.required("x", a.x);
+  check.required("w_ih", a.w_ih);
+  check.required("w_hh", a.w_hh);
+  if (a.x.dtype != DType::kFloat32 && a.x.dtype != DType::kFloat64) {
+    throw TypeError(std::string(function) + ": argument 'x' must be of dtype float32 or float64, got " +
+                    name_of(a.x.dtype));
+  }
+  check.sequence("x", a.x, {any_T, any_B, any_I});
+  check.positive("x", n.I, a.x);
+  const std::string as_x = " as x is";
+  check.dtype("w_ih", a.w_ih, a.x.dtype, as_x.c_str());
+  check.dtype("w_hh", a.w_hh, a.x.dtype, as_x.c_str());
+  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, any_H});
+  check.positive("w_hh", n.H, a.w_hh);
+  check_total(check, n, cell.gates);
+  check.shape("w_ih", a.w_ih, {n.GH, n.I});
+  check.shape("w_hh", a.w_hh, {n.GH, n.H});
+  const auto optional = [&](const char* name, const Tensor& tensor, const Shape& shape) {
+    check.dtype(name, tensor, a.x.dtype, as_x.c_str());
+    check.shape(name, tensor, shape);
+  };
+  optional("b_ih", a.b_ih, {n.GH});
+  optional("b_hh", a.b_hh, {n.GH});
+  optional(h0, a.h0, {n.B, n.H});
+  optional(c0, a.c0, {n.B, n.H});
+  if (a.lengths.present) {
+    check.dtype("lengths", a.lengths, DType::kInt64);
+    check.shape("lengths", a.lengths, {n.B});
+    const int64_t* lengths = static_cast<const int64_t*>(a.lengths.data);
+    for (int64_t b = 0; b < n.B.value; ++b) {
+      if (lengths[b] < 0 || lengths[b] > n.T.value) {
+        check.fail("lengths", "between 0 and T = " + std::to_string(n.T.value),
+                   "lengths[" + std::to_string(b) + "] = " + std::to_string(lengths[b]));
+      }
+    }
+  }
+  for (const auto& [name, flags] : {std::pair{"mask", &a.mask}, std::pair{"reset", &a.reset}}) {
+    check.dtype(name, *flags, DType::kBool);
+    check.sequence(name, *flags, {n.T, n.B});
+  }
+}
+
+void check_backward(const char* function, const BackwardArgs& a, Layout layout) {
+  const Check check(function, layout);
+  const Sizes n(a.forward, cell_info(a.forward.cell)->gates);
+  const DType dtype = a.forward.x.dtype;
+  check.dtype("dy", a.dy, dtype, " as x is");
+  check.sequence("dy", a.dy, {n.T, n.B, n.H});
+  check.dtype("dh_n", a.dh_n, dtype, " as x is");
+  check.shape("dh_n", a.dh_n, {n.B, n.H});
+  check.dtype("dc_n", a.dc_n, dtype, " as x is");
+  check.shape("dc_n", a.dc_n, {n.B, n.H});
+}
+
+}  // namespace fastrnn

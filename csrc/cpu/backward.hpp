@@ -1,0 +1,454 @@
+// Back-propagation through time (Werbos 1990), in chunks of steps from the last to the first:
+//   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, with the cell's backward run on the
+//      tile while it is in L1; the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H]
+//   2. dx = W_ih^T dgates, all rows of the chunk at once
+//   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part of the weights
+// The size of a chunk does not depend on the threads, nor does the order of any sum: same bits for any number of them.
+#pragma once
+
+#include "cpu/gemm.hpp"
+#include "cpu/sequence.hpp"
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+// Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough for the caches.
+constexpr int64_t kBackwardChunkRows = 256;
+constexpr int64_t kWeightRowsPerTask = 48;
+
+template <template <class> class C, class T>
+class Backward {
+ public:
+  using V = Vec<T>;
+  using Cell = C<V>;
+  static constexpr int G = Cell::kGates;
+  static constexpr int S = Cell::kStates;
+  static constexpr int R = Cell::kReserve;
+  static constexpr int E = Cell::kEarly;
+  static constexpr int D = Cell::kSlots;
+  static constexpr int kLanes = V::kLanes;
+
+  static int64_t workspace(const BackwardArgs& a) {
+    Arena arena{nullptr};
+    Backward plan(a, arena);
+    return arena.used;
+  }
+
+  static void run(const BackwardArgs& a, void* memory) {
+    Arena arena{static_cast<char*>(memory)};
+    Backward backward(a, arena);
+    backward.run_chunks();
+  }
+
+ private:
+  Backward(const BackwardArgs& a, Arena& arena)
+      : a_(a),
+        f_(a.forward),
+        seq_(a.forward, arena),
+        threads_(a.forward.threads),
+        blocks_(blocks_of<T>(seq_.H)),
+        input_blocks_(blocks_of<T>(seq_.I)),
+        width_(padded<T>(seq_.H)),
+        ranges_(static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
+        chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))) {
+    const int64_t rows = seq_.B * chunk_;
+    w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
+    w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
+    first_ = arena.take<int64_t>(ranges_ + 1);
+    zeros_ = arena.take<T>(D * width_);
+    base_ = arena.take<int64_t>(chunk_ + 1);
+    dgates_ = arena.take<T>(rows * D * width_);
+    carry_ = arena.take<T>(seq_.B * D * width_);
+    dh_ = arena.take<T>(seq_.B * width_);
+    dc_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
+    row_list_ = arena.take<const T*>(rows);
+    dx_rows_ = a.dx.present ? arena.take<T*>(rows) : nullptr;
+    if (a.dw_ih.present) x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
+    if (a.dw_hh.present) {
+      h_packed_ = arena.take<T>(rows * width_);
+      if (E > 0) {
+        operands_ = arena.take<T>(rows * width_);
+        operand_packed_ = arena.take<T>(rows * width_);
+      }
+    }
+    db_ = wants_bias() ? arena.take<T>(D * width_) : nullptr;
+  }
+
+  bool wants_bias() const { return a_.db_ih.present || a_.db_hh.present; }
+
+  // ---------------------------------------------------------------- the chunks
+
+  void run_chunks() {
+    start();
+    const int64_t steps = seq_.B > 0 ? seq_.length[0] : 0;
+    for (int64_t end = steps; end > 0; end -= smaller(chunk_, end)) {
+      const int64_t begin = larger(0, end - chunk_);
+      base_[0] = 0;
+      for (int64_t s = begin; s < end; ++s) base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
+      parallel_for(threads_, ranges_, [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
+      if (a_.dx.present) input_gradient(begin, end);
+      weight_gradients(begin, end);
+    }
+    parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
+    if (wants_bias()) {
+      store_bias(a_.db_ih, Cell::slot_x);
+      store_bias(a_.db_hh, Cell::slot_h);
+    }
+  }
+
+  void start() {
+    const int64_t H = seq_.H;
+    seq_.split(ranges_, first_);
+    copy_or_zero<T>(zeros_, nullptr, D * width_);
+    if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
+    // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
+    parallel_for(threads_, blocks_, [&](int64_t block) {
+      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1], f_.w_hh.stride[0], 0,
+                 w_hh_);
+    });
+    if (a_.dx.present) {
+      parallel_for(threads_, input_blocks_, [&](int64_t block) {
+        pack_block(static_cast<const T*>(f_.w_ih.data), block, seq_.I, G * H, 1, f_.w_ih.stride[1],
+                   f_.w_ih.stride[0], 0, w_ih_);
+      });
+    }
+    for (int64_t r = 0; r < seq_.B; ++r) {
+      const int64_t b = seq_.batch[r];
+      load_state(a_.dh_n, b, dh_ + r * width_);
+      if (S == 2) load_state(a_.dc_n, b, dc_ + r * width_);
+      if (a_.dx.present) {
+        for (int64_t t = seq_.length[r]; t < seq_.T; ++t) copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
+      }
+    }
+    clear(a_.dw_ih, seq_.I);
+    clear(a_.dw_hh, H);
+  }
+
+  void clear(const Tensor& dw, int64_t columns) const {
+    if (dw.present) copy_or_zero<T>(static_cast<T*>(dw.data), nullptr, G * seq_.H * columns);
+  }
+
+  void load_state(const Tensor& state, int64_t b, T* panel) const {
+    copy_or_zero<T>(panel, nullptr, width_);
+    if (state.present) copy_or_zero<T>(panel, row_of<T>(state, b), seq_.H);
+  }
+
+  // ---------------------------------------------------------------- 1. recurrence
+
+  T* dgates_row(int64_t s, int64_t row, int64_t begin) const {
+    return dgates_ + (base_[s - begin] + row) * D * width_;
+  }
+
+  // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing flows
+  const T* incoming(int64_t s, int64_t row, int64_t begin, int64_t end) const {
+    if (s + 1 >= seq_.length[row] || seq_.resets(row, s + 1)) return zeros_;
+    return s + 1 < end ? dgates_row(s + 1, row, begin) : carry_ + row * D * width_;
+  }
+
+  // h' or c' before step s, null where it is zero: y and c hold the state after each step
+  const T* previous(const Tensor& states, const Tensor& initial, int64_t row, int64_t s) const {
+    const int64_t b = seq_.batch[row];
+    if (seq_.resets(row, s)) return nullptr;
+    if (s > 0) return row_of<const T>(states, seq_.time(row, s - 1), b);
+    return initial.present ? row_of<const T>(initial, b) : nullptr;
+  }
+
+  // tile[m][unit] = (W_hh^T dgates)[unit] for rows whose gate gradients are `left`, gates [first_gate, last_gate)
+  bool recurrent_product(int rows, int64_t block, int blocks, const T* const* left_rows, int first_gate, int last_gate,
+                         T* tile) const {
+    Left<T> left{{}, 1, seq_.H, last_gate - first_gate, {0}};
+    bool any = false;
+    for (int m = 0; m < rows; ++m) {
+      left.rows[m] = left_rows[m];
+      any = any || left_rows[m] != zeros_;
+    }
+    if (!any) {
+      copy_or_zero<T>(tile, nullptr, rows * blocks * kLanes);
+      return false;
+    }
+    for (int g = first_gate; g < last_gate; ++g) left.segment[g - first_gate] = Cell::slot_h(g) * width_;
+    const int64_t block_stride = G * seq_.H * kLanes;
+    multiply<T, 1>(rows, blocks, left, w_hh_ + block * block_stride + first_gate * seq_.H * kLanes, block_stride,
+                   nullptr, tile, blocks * kLanes);
+    return true;
+  }
+
+  // Gates whose left factor is h' itself: all, or the early ones of a cell with two products.
+  static constexpr int kDirect = E > 0 ? E : G;
+
+  void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end) {
+    for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
+      const int64_t rows = seq_.active(first, last, s);
+      for_each_tile<1>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+        alignas(kAlignment) T tile[kAccumulators * kLanes];
+        const T* left[kMaxRows];
+        for (int m = 0; m < height; ++m) left[m] = incoming(s, first + row + m, begin, end);
+        recurrent_product(height, block, blocks, left, 0, kDirect, tile);
+        for (int m = 0; m < height; ++m) {
+          cell_backward(first + row + m, s, begin, block, blocks, tile + m * blocks * kLanes);
+        }
+      });
+      if constexpr (E > 0) recurrence_early(first, rows, s, begin);
+      for (int64_t r = first; r < first + rows; ++r) {
+        if (!seq_.resets(r, s)) continue;
+        copy_or_zero<T>(dh_ + r * width_, nullptr, width_);
+        if (S == 2) copy_or_zero<T>(dc_ + r * width_, nullptr, width_);
+      }
+      if (s == begin) {
+        for (int64_t r = first; r < first + rows; ++r) {
+          copy_or_zero(carry_ + r * D * width_, dgates_row(s, r, begin), D * width_);
+        }
+      }
+    }
+  }
+
+  void cell_backward(int64_t row, int64_t s, int64_t begin, int64_t block, int blocks, const T* product) {
+    const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
+    const bool masked = seq_.masked(row, s);
+    const T* dy = a_.dy.present ? row_of<const T>(a_.dy, t, b) : nullptr;
+    const T* h = row_of<const T>(f_.y, t, b);
+    const T* c = S == 2 ? row_of<const T>(f_.c, t, b) : nullptr;
+    const T* reserve = R > 0 ? row_of<const T>(f_.reserve, t, b) : nullptr;
+    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    const T* c_prev = S == 2 ? previous(f_.c, f_.c0, row, s) : nullptr;
+    T* dh_row = dh_ + row * width_;
+    T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
+    T* dgates = dgates_row(s, row, begin);
+    for (int64_t j = block; j < block + blocks; ++j, product += kLanes) {
+      const V zero = V::set(0);
+      V prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
+      dcurr[0] = V::load(product) + V::load(dh_row + j * kLanes);
+      if (dy) dcurr[0] = dcurr[0] + load_block(dy, j, H);
+      if (S == 2) dcurr[1] = V::load(dc_row + j * kLanes);
+      if (masked) {
+        for (int d = 0; d < D; ++d) gradients[d] = zero;
+        dprev[0] = dcurr[0];
+        if (S == 2) dprev[1] = dcurr[1];
+      } else {
+        prev[0] = h_prev ? load_block(h_prev, j, H) : zero;
+        curr[0] = load_block(h, j, H);
+        if (S == 2) {
+          prev[1] = c_prev ? load_block(c_prev, j, H) : zero;
+          curr[1] = load_block(c, j, H);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
+        Cell::backward(prev, curr, saved, dcurr, gradients, dprev);
+      }
+#pragma GCC unroll 4
+      for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
+      dprev[0].store(dh_row + j * kLanes);
+      if (S == 2) dprev[1].store(dc_row + j * kLanes);
+    }
+  }
+
+  // the second product of a cell whose late gates act on an operand that the early ones scaled
+  void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin) {
+    for_each_tile<1>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+      alignas(kAlignment) T tile[kAccumulators * kLanes];
+      const T* left[kMaxRows];
+      for (int m = 0; m < height; ++m) left[m] = dgates_row(s, first + row + m, begin);
+      recurrent_product(height, block, blocks, left, E, G, tile);
+      for (int m = 0; m < height; ++m) {
+        const int64_t r = first + row + m;
+        if (!seq_.masked(r, s)) early_backward(r, s, begin, block, blocks, tile + m * blocks * kLanes);
+      }
+    });
+  }
+
+  void early_backward(int64_t row, int64_t s, int64_t begin, int64_t block, int blocks, const T* product) {
+    const int64_t H = seq_.H;
+    const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
+    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    T* dgates = dgates_row(s, row, begin);
+    for (int64_t j = block; j < block + blocks; ++j, product += kLanes) {
+      V saved[R > 0 ? R : 1], gradients[D], dprev;
+      const V prev = h_prev ? load_block(h_prev, j, H) : V::set(0);
+      for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
+      for (int d = 0; d < D; ++d) gradients[d] = V::load(dgates + d * width_ + j * kLanes);
+      dprev = V::load(dh_ + row * width_ + j * kLanes);
+      if constexpr (E > 0) Cell::backward_early(&prev, saved, V::load(product), gradients, &dprev);
+      for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
+      dprev.store(dh_ + row * width_ + j * kLanes);
+    }
+  }
+
+  void initial_state(int64_t first, int64_t last) {
+    if (a_.dh0.present) {
+      for_each_tile<1>(last - first, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+        alignas(kAlignment) T tile[kAccumulators * kLanes];
+        const T* left[kMaxRows];
+        for (int m = 0; m < height; ++m) left[m] = incoming(-1, first + row + m, 0, 0);
+        recurrent_product(height, block, blocks, left, 0, kDirect, tile);
+        for (int m = 0; m < height; ++m) {
+          const int64_t r = first + row + m;
+          T* dh0 = row_of<T>(a_.dh0, seq_.batch[r]);
+          for (int64_t j = block; j < block + blocks; ++j) {
+            const V product = V::load(tile + (m * blocks + j - block) * kLanes);
+            store_block(dh0, j, seq_.H, product + V::load(dh_ + r * width_ + j * kLanes));
+          }
+        }
+      });
+    }
+    if (S == 2 && a_.dc0.present) {
+      for (int64_t r = first; r < last; ++r) {
+        copy_or_zero(row_of<T>(a_.dc0, seq_.batch[r]), dc_ + r * width_, seq_.H);
+      }
+    }
+  }
+
+  // ---------------------------------------------------------------- 2. dx
+
+  void input_gradient(int64_t begin, int64_t end) {
+    const int64_t count = base_[end - begin];
+    const int64_t per_task = larger(max_rows(1), (count + 4 * threads_ - 1) / (4 * threads_));
+    const int64_t tasks = threads_ == 1 ? 1 : (count + per_task - 1) / per_task;
+    int64_t index = 0;
+    for (int64_t s = begin; s < end; ++s) {
+      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin]; ++r) {
+        T* row = row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]);
+        if (seq_.masked(r, s)) {
+          copy_or_zero<T>(row, nullptr, seq_.I);
+          row = nullptr;
+        }
+        dx_rows_[index++] = row;
+      }
+    }
+    parallel_for(threads_, tasks, [&](int64_t task) {
+      const int64_t first = tasks == 1 ? 0 : task * per_task;
+      const int64_t last = tasks == 1 ? count : smaller(count, first + per_task);
+      for_each_tile<1>(last - first, input_blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+        alignas(kAlignment) T tile[kAccumulators * kLanes];
+        Left<T> left{{}, 1, seq_.H, G, {0}};
+        for (int m = 0; m < height; ++m) left.rows[m] = dgates_ + (first + row + m) * D * width_;
+        for (int g = 0; g < G; ++g) left.segment[g] = Cell::slot_x(g) * width_;
+        const int64_t block_stride = G * seq_.H * kLanes;
+        multiply<T, 1>(height, blocks, left, w_ih_ + block * block_stride, block_stride, nullptr, tile,
+                       blocks * kLanes);
+        for (int m = 0; m < height; ++m) {
+          T* to = dx_rows_[first + row + m];
+          for (int j = 0; to && j < blocks; ++j) {
+            store_block(to, block + j, seq_.I, V::load(tile + (m * blocks + j) * kLanes));
+          }
+        }
+      });
+    });
+  }
+
+  // ---------------------------------------------------------------- 3. dw and db
+
+  void weight_gradients(int64_t begin, int64_t end) {
+    const int64_t count = base_[end - begin];
+    if (a_.dw_ih.present) {
+      list_rows(begin, end, [&](int64_t r, int64_t s) {
+        return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
+      });
+      pack_list(count, seq_.I, x_packed_);
+      weight_product(a_.dw_ih, count, seq_.I, x_packed_, 0, G, Cell::slot_x);
+    }
+    if (a_.dw_hh.present) {
+      list_rows(begin, end, [&](int64_t r, int64_t s) { return previous(f_.y, f_.h0, r, s); });
+      pack_list(count, seq_.H, h_packed_);
+      weight_product(a_.dw_hh, count, seq_.H, h_packed_, 0, kDirect, Cell::slot_h);
+      if constexpr (E > 0) {
+        list_rows(begin, end, [&](int64_t r, int64_t s) { return operand_row(r, s, begin); });
+        pack_list(count, seq_.H, operand_packed_);
+        weight_product(a_.dw_hh, count, seq_.H, operand_packed_, E, G, Cell::slot_h);
+      }
+    }
+    if (db_) {
+      parallel_for(threads_, D * blocks_, [&](int64_t column) {
+        V sum = V::set(0);
+        for (int64_t k = 0; k < count; ++k) sum = sum + V::load(dgates_ + k * D * width_ + column * kLanes);
+        (V::load(db_ + column * kLanes) + sum).store(db_ + column * kLanes);
+      });
+    }
+  }
+
+  // row_list_[k] = row(r, s) for the k-th row of the chunk, null (zeros) for a masked one: x there may be anything
+  template <class Row>
+  void list_rows(int64_t begin, int64_t end, const Row& row) {
+    int64_t index = 0;
+    for (int64_t s = begin; s < end; ++s) {
+      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin]; ++r) {
+        row_list_[index++] = seq_.masked(r, s) ? nullptr : row(r, s);
+      }
+    }
+  }
+
+  // r h', the left factor of the late gates, made again from the reserve
+  const T* operand_row(int64_t row, int64_t s, int64_t begin) {
+    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    if (!h_prev) return nullptr;
+    const T* reset_gate = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
+    T* operand = operands_ + (base_[s - begin] + row) * width_;
+    for (int64_t j = 0; j < blocks_; ++j) {
+      (load_block(reset_gate, j, seq_.H) * load_block(h_prev, j, seq_.H)).store(operand + j * kLanes);
+    }
+    return operand;
+  }
+
+  void pack_list(int64_t count, int64_t columns, T* packed) const {
+    parallel_for(threads_, blocks_of<T>(columns),
+                 [&](int64_t block) { pack_rows(row_list_, count, columns, block, packed); });
+  }
+
+  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate, last_gate)
+  template <class Slot>
+  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed, int first_gate, int last_gate,
+                      const Slot& slot) const {
+    const int64_t H = seq_.H;
+    const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
+    parallel_for(threads_, tasks_per_gate * (last_gate - first_gate), [&](int64_t task) {
+      const int gate = first_gate + static_cast<int>(task / tasks_per_gate);
+      const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
+      const int64_t rows = smaller(kWeightRowsPerTask, H - first);
+      const T* column = dgates_ + slot(gate) * width_ + first;
+      T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
+      for_each_tile<1>(rows, blocks_of<T>(columns), [&](int64_t row, int height, int64_t block, int blocks) {
+        alignas(kAlignment) T tile[kAccumulators * kLanes];
+        Left<T> left{{}, D * width_, count, 1, {0}};
+        for (int m = 0; m < height; ++m) left.rows[m] = column + row + m;
+        multiply<T, 1>(height, blocks, left, packed + block * count * kLanes, count * kLanes, nullptr, tile,
+                       blocks * kLanes);
+        for (int m = 0; m < height; ++m) {
+          T* to = out + (row + m) * columns;
+          for (int j = 0; j < blocks; ++j) {
+            const V sum = load_block(to, block + j, columns) + V::load(tile + (m * blocks + j) * kLanes);
+            store_block(to, block + j, columns, sum);
+          }
+        }
+      });
+    });
+  }
+
+  template <class Slot>
+  void store_bias(const Tensor& db, const Slot& slot) const {
+    if (!db.present) return;
+    for (int g = 0; g < G; ++g) {
+      copy_or_zero(static_cast<T*>(db.data) + g * seq_.H, db_ + slot(g) * width_, seq_.H);
+    }
+  }
+
+  const BackwardArgs& a_;
+  const ForwardArgs& f_;
+  Sequence seq_;
+  int threads_;
+  int64_t blocks_, input_blocks_, width_;
+  int ranges_;
+  int64_t chunk_;
+  T *w_hh_, *w_ih_;
+  int64_t* first_;
+  T* zeros_;
+  int64_t* base_;  // [chunk + 1] where the rows of each step of the chunk begin
+  T *dgates_, *carry_, *dh_, *dc_;
+  const T** row_list_;
+  T** dx_rows_;
+  T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;
+  T* db_;
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn

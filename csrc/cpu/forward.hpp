@@ -1,0 +1,263 @@
+// Forward over a sequence: per chunk of steps one input product for gx, then step by step the recurrent product of a
+// tile of rows x units, with the cell run on the tile while it is in registers and L1.
+//
+//   gx [rows of the chunk, blocks, G, V]   h, c: panels [B, padded H] of the current state
+//
+// Rows are independent: each thread takes its own rows through the whole sequence and there is no barrier.
+#pragma once
+
+#include "cpu/gemm.hpp"
+#include "cpu/sequence.hpp"
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+// gx of one chunk stays well inside a core's L2, beside the recurrent weights.
+constexpr int64_t kForwardChunkBytes = 256 * 1024;
+
+template <template <class> class C, class T>
+class Forward {
+ public:
+  using V = Vec<T>;
+  using Cell = C<V>;
+  static constexpr int G = Cell::kGates;
+  static constexpr int S = Cell::kStates;
+  static constexpr int R = Cell::kReserve;
+  static constexpr int E = Cell::kEarly;
+  static constexpr int L = G - E;  // gates of the late phase: all of them but for a cell with two products
+  static constexpr int kLanes = V::kLanes;
+
+  static int64_t workspace(const ForwardArgs& a) {
+    Arena arena{nullptr};
+    Forward plan(a, arena);
+    return arena.used;
+  }
+
+  static void run(const ForwardArgs& a, void* memory) {
+    Arena arena{static_cast<char*>(memory)};
+    Forward forward(a, arena);
+    forward.pack();
+    forward.seq_.split(forward.ranges_, forward.first_);
+    parallel_for(a.threads, forward.ranges_,
+                 [&](int64_t i) { forward.run_rows(forward.first_[i], forward.first_[i + 1]); });
+  }
+
+ private:
+  Forward(const ForwardArgs& a, Arena& arena)
+      : a_(a),
+        seq_(a, arena),
+        blocks_(blocks_of<T>(seq_.H)),
+        width_(padded<T>(seq_.H)),
+        ranges_(static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
+        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes /
+                                             (larger(1, seq_.B / ranges_) * G * width_ * int64_t{sizeof(T)})))) {
+    const int64_t units = blocks_ * kLanes;
+    w_ih_ = arena.take<T>(units * G * seq_.I);
+    w_early_ = arena.take<T>(units * E * seq_.H);
+    w_late_ = arena.take<T>(units * L * seq_.H);
+    b_ih_ = arena.take<T>(units * G);
+    b_early_ = arena.take<T>(units * E);
+    b_late_ = arena.take<T>(units * L);
+    first_ = arena.take<int64_t>(ranges_ + 1);
+    x_rows_ = arena.take<const T*>(seq_.B * chunk_);
+    gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
+    h_ = arena.take<T>(seq_.B * width_);
+    h_next_ = arena.take<T>(seq_.B * width_);
+    c_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
+    operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
+  }
+
+  void pack() {
+    const int64_t H = seq_.H;
+    parallel_for(a_.threads, blocks_, [&](int64_t block) {
+      pack_matrix(a_.w_ih, block, seq_.I, 0, G, w_ih_);
+      pack_matrix(a_.w_hh, block, H, 0, E, w_early_);
+      pack_matrix(a_.w_hh, block, H, E, L, w_late_);
+      pack_bias(a_.b_ih, block, 0, G, b_ih_);
+      pack_bias(a_.b_hh, block, 0, E, b_early_);
+      pack_bias(a_.b_hh, block, E, L, b_late_);
+    });
+  }
+
+  void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates, T* packed) const {
+    const int64_t gate_stride = seq_.H * w.stride[0];
+    pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, seq_.H, length, gates, w.stride[0],
+               w.stride[1], gate_stride, packed);
+  }
+
+  void pack_bias(const Tensor& b, int64_t block, int gate, int gates, T* packed) const {
+    if (b.present) {
+      const int64_t gate_stride = seq_.H * b.stride[0];
+      pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, seq_.H, 1, gates, b.stride[0], 0,
+                 gate_stride, packed);
+    } else {
+      copy_or_zero<T>(packed + block * gates * kLanes, nullptr, gates * kLanes);
+    }
+  }
+
+  void run_rows(int64_t first, int64_t last) {
+    const int64_t width = width_, H = seq_.H;
+    T* h = h_ + first * width;
+    T* h_next = h_next_ + first * width;
+    T* c = S == 2 ? c_ + first * width : nullptr;
+    for (int64_t r = first; r < last; ++r) {
+      load_state(a_.h0, r, h + (r - first) * width);
+      if (S == 2) load_state(a_.c0, r, c + (r - first) * width);
+      if (seq_.length[r] == 0) store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
+      for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
+        copy_or_zero<T>(row_of<T>(a_.y, t, seq_.batch[r]), nullptr, H);
+        if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, seq_.batch[r]), nullptr, H);
+      }
+    }
+    const int64_t steps = last > first ? seq_.length[first] : 0;
+    for (int64_t start = 0; start < steps; start += chunk_) {
+      const int64_t end = smaller(start + chunk_, steps);
+      T* gx = input_product(first, last, start, end);
+      for (int64_t s = start; s < end; ++s) {
+        const int64_t rows = seq_.active(first, last, s);
+        if (a_.reset.present) reset_rows(first, rows, s, h, c);
+        step(first, rows, s, gx, h, h_next, c);
+        gx += rows * G * width;
+        T* done = h;
+        h = h_next;
+        h_next = done;
+        for (int64_t r = rows - 1; r >= 0 && seq_.length[first + r] == s + 1; --r) {
+          store_final(first + r, h + r * width, S == 2 ? c + r * width : nullptr);
+        }
+      }
+    }
+  }
+
+  // gx of steps [start, end), active rows one after the other
+  T* input_product(int64_t first, int64_t last, int64_t start, int64_t end) {
+    const T** x = x_rows_ + first * chunk_;
+    T* gx = gx_ + first * chunk_ * G * width_;
+    int64_t count = 0;
+    for (int64_t s = start; s < end; ++s) {
+      const int64_t rows = seq_.active(first, last, s);
+      for (int64_t r = first; r < first + rows; ++r) x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
+    }
+    for_each_tile<G>(count, blocks_, [&](int64_t row, int rows, int64_t block, int blocks) {
+      Left<T> left{{}, 1, seq_.I, 1, {0}};
+      for (int m = 0; m < rows; ++m) left.rows[m] = x[row + m];
+      multiply<T, G>(rows, blocks, left, w_ih_ + block * seq_.I * G * kLanes, seq_.I * G * kLanes,
+                     b_ih_ + block * G * kLanes, gx + (row * blocks_ + block) * G * kLanes, G * width_);
+    });
+    return gx;
+  }
+
+  void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c) {
+    if constexpr (E > 0) step_early(first, rows, gx, h);
+    const T* operand = E > 0 ? operand_ + first * width_ : h;
+    for_each_tile<L>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+      alignas(kAlignment) T tile[kAccumulators * kLanes];
+      recurrent_product<L>(operand, row, height, block, blocks, w_late_, b_late_, tile);
+      for (int m = 0; m < height; ++m) {
+        const int64_t r = row + m;
+        finish_row(first + r, s, block, blocks, gx + r * G * width_, tile + m * blocks * L * kLanes, h + r * width_,
+                   h_next + r * width_, S == 2 ? c + r * width_ : nullptr);
+      }
+    });
+  }
+
+  // h' = panel row `h` at unit blocks [block, block + blocks)
+  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh, const T* h, T* h_next,
+                  T* c) const {
+    const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
+    const bool masked = seq_.masked(row, s);
+    T* y = row_of<T>(a_.y, t, b);
+    T* c_out = S == 2 && a_.c.present ? row_of<T>(a_.c, t, b) : nullptr;
+    T* reserve = R > 0 && a_.reserve.present ? row_of<T>(a_.reserve, t, b) : nullptr;
+    for (int64_t j = block; j < block + blocks; ++j, gh += L * kLanes) {
+      V x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) x_gates[g] = V::load(gx + (j * G + g) * kLanes);
+#pragma GCC unroll 4
+      for (int g = 0; g < L; ++g) h_gates[g] = V::load(gh + g * kLanes);
+      prev[0] = V::load(h + j * kLanes);
+      if (S == 2) prev[1] = V::load(c + j * kLanes);
+      Cell::forward(x_gates, h_gates, prev, curr, saved);
+      if (masked) {
+        curr[0] = prev[0];
+        if (S == 2) curr[1] = prev[1];
+      }
+      curr[0].store(h_next + j * kLanes);
+      store_block(y, j, H, curr[0]);
+      if (S == 2) {
+        curr[1].store(c + j * kLanes);
+        if (c_out) store_block(c_out, j, H, curr[1]);
+      }
+      if (reserve) {
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i) store_block(reserve + i * H, j, H, saved[i]);
+      }
+    }
+  }
+
+  // the early gates take the place of their gx; operand_ gets the left factor of the second product
+  void step_early(int64_t first, int64_t rows, T* gx, const T* h) {
+    for_each_tile<larger_of_one(E)>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
+      alignas(kAlignment) T tile[kAccumulators * kLanes];
+      recurrent_product<larger_of_one(E)>(h, row, height, block, blocks, w_early_, b_early_, tile);
+      const T* gh = tile;
+      for (int64_t r = row; r < row + height; ++r) {
+        for (int64_t j = block; j < block + blocks; ++j, gh += E * kLanes) {
+          V x_gates[larger_of_one(E)], h_gates[larger_of_one(E)], early[larger_of_one(E)], operand;
+          T* gx_block = gx + (r * blocks_ + j) * G * kLanes;
+          for (int g = 0; g < E; ++g) {
+            x_gates[g] = V::load(gx_block + g * kLanes);
+            h_gates[g] = V::load(gh + g * kLanes);
+          }
+          const V prev = V::load(h + r * width_ + j * kLanes);
+          if constexpr (E > 0) Cell::forward_early(x_gates, h_gates, &prev, early, operand);
+          for (int g = 0; g < E; ++g) early[g].store(gx_block + g * kLanes);
+          operand.store(operand_ + (first + r) * width_ + j * kLanes);
+        }
+      }
+    });
+  }
+
+  static constexpr int larger_of_one(int n) { return n > 1 ? n : 1; }
+
+  template <int N>
+  void recurrent_product(const T* panel, int64_t row, int rows, int64_t block, int blocks, const T* w, const T* b,
+                         T* tile) const {
+    Left<T> left{{}, 1, seq_.H, 1, {0}};
+    for (int m = 0; m < rows; ++m) left.rows[m] = panel + (row + m) * width_;
+    multiply<T, N>(rows, blocks, left, w + block * seq_.H * N * kLanes, seq_.H * N * kLanes, b + block * N * kLanes,
+                   tile, blocks * N * kLanes);
+  }
+
+  void reset_rows(int64_t first, int64_t rows, int64_t s, T* h, T* c) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      if (!seq_.resets(first + r, s)) continue;
+      copy_or_zero<T>(h + r * width_, nullptr, width_);
+      if (S == 2) copy_or_zero<T>(c + r * width_, nullptr, width_);
+    }
+  }
+
+  void load_state(const Tensor& state, int64_t row, T* panel) const {
+    copy_or_zero<T>(panel, nullptr, width_);
+    if (state.present) copy_or_zero<T>(panel, row_of<T>(state, seq_.batch[row]), seq_.H);
+  }
+
+  void store_final(int64_t row, const T* h, const T* c) const {
+    copy_or_zero(row_of<T>(a_.h_n, seq_.batch[row]), h, seq_.H);
+    if (S == 2) copy_or_zero(row_of<T>(a_.c_n, seq_.batch[row]), c, seq_.H);
+  }
+
+  const ForwardArgs& a_;
+  Sequence seq_;
+  int64_t blocks_, width_;
+  int ranges_;
+  int64_t chunk_;
+  T *w_ih_, *w_early_, *w_late_, *b_ih_, *b_early_, *b_late_;
+  int64_t* first_;
+  const T** x_rows_;
+  T *gx_, *h_, *h_next_, *c_, *operand_;
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn

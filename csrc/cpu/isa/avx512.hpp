@@ -1,0 +1,86 @@
+// AVX-512: 32 registers of 16 floats or 8 doubles; scalef gives correctly rounded subnormals; masks load tails.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+constexpr int kRegisters = 32;
+
+// Runs before it is known that this CPU has AVX-512, so it must not use a vector register.
+__attribute__((target("general-regs-only"))) bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+
+template <class T>
+struct Vec;
+
+template <>
+struct Vec<float> {
+  using Scalar = float;
+  static constexpr int kLanes = 16;
+  __m512 v;
+  static Vec set(float s) { return {_mm512_set1_ps(s)}; }
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const float* p, int n) { return {_mm512_maskz_loadu_ps(tail(n), p)}; }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(float* p, int n) const { _mm512_mask_storeu_ps(p, tail(n), v); }
+  static __mmask16 tail(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+};
+using Float = Vec<float>;
+inline Float operator+(Float a, Float b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Float operator-(Float a, Float b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Float operator*(Float a, Float b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Float operator/(Float a, Float b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Float fma(Float a, Float b, Float c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Float minimum(Float a, Float b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Float maximum(Float a, Float b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Float round(Float a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Float abs(Float a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
+inline Float copysign(Float a, Float s) {
+  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(s.v),
+                                                        _mm512_castps_si512(a.v), 0xCA))};
+}
+inline Float scale(Float a, Float n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline __mmask16 less(Float a, Float b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+inline Float select(__mmask16 m, Float yes, Float no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
+
+template <>
+struct Vec<double> {
+  using Scalar = double;
+  static constexpr int kLanes = 8;
+  __m512d v;
+  static Vec set(double s) { return {_mm512_set1_pd(s)}; }
+  static Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static Vec load(const double* p, int n) { return {_mm512_maskz_loadu_pd(tail(n), p)}; }
+  void store(double* p) const { _mm512_storeu_pd(p, v); }
+  void store(double* p, int n) const { _mm512_mask_storeu_pd(p, tail(n), v); }
+  static __mmask8 tail(int n) { return static_cast<__mmask8>((1u << n) - 1u); }
+};
+using Double = Vec<double>;
+inline Double operator+(Double a, Double b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline Double operator-(Double a, Double b) { return {_mm512_sub_pd(a.v, b.v)}; }
+inline Double operator*(Double a, Double b) { return {_mm512_mul_pd(a.v, b.v)}; }
+inline Double operator/(Double a, Double b) { return {_mm512_div_pd(a.v, b.v)}; }
+inline Double fma(Double a, Double b, Double c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+inline Double minimum(Double a, Double b) { return {_mm512_min_pd(a.v, b.v)}; }
+inline Double maximum(Double a, Double b) { return {_mm512_max_pd(a.v, b.v)}; }
+inline Double round(Double a) {
+  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+inline Double abs(Double a) { return {_mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v)}; }
+inline Double copysign(Double a, Double s) {
+  return {_mm512_castsi512_pd(_mm512_ternarylogic_epi64(_mm512_set1_epi64(INT64_MIN), _mm512_castpd_si512(s.v),
+                                                        _mm512_castpd_si512(a.v), 0xCA))};
+}
+inline Double scale(Double a, Double n) { return {_mm512_scalef_pd(a.v, n.v)}; }
+inline __mmask8 less(Double a, Double b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
+inline Double select(__mmask8 m, Double yes, Double no) { return {_mm512_mask_blend_pd(m, no.v, yes.v)}; }
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn

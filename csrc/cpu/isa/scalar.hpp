@@ -1,0 +1,109 @@
+// Plain C++, one lane: runs everywhere, and is the readable path.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+constexpr int kRegisters = 16;
+
+bool supported() { return true; }
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using Integer = int32_t;
+  static constexpr int kMantissa = 23, kBias = 127;
+};
+template <>
+struct Bits<double> {
+  using Integer = int64_t;
+  static constexpr int kMantissa = 52, kBias = 1023;
+};
+
+template <class T>
+struct Vec {
+  using Scalar = T;
+  static constexpr int kLanes = 1;
+  T v;
+  static Vec set(T s) { return {s}; }
+  static Vec load(const T* p) { return {*p}; }
+  static Vec load(const T* p, int) { return {*p}; }
+  void store(T* p) const { *p = v; }
+  void store(T* p, int) const { *p = v; }
+};
+
+template <class T>
+inline Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return {a.v + b.v};
+}
+template <class T>
+inline Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return {a.v - b.v};
+}
+template <class T>
+inline Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return {a.v * b.v};
+}
+template <class T>
+inline Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return {a.v / b.v};
+}
+// Not fused where the CPU has no such instruction: std::fma in software would be 50 times slower.
+template <class T>
+inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return {a.v * b.v + c.v};
+}
+template <class T>
+inline Vec<T> minimum(Vec<T> a, Vec<T> b) {
+  return a.v < b.v ? a : b;
+}
+template <class T>
+inline Vec<T> maximum(Vec<T> a, Vec<T> b) {
+  return a.v > b.v ? a : b;
+}
+// Adding and taking away 1.5 * 2^mantissa rounds to the nearest integer; |a| stays far below that here.
+template <class T>
+inline Vec<T> round(Vec<T> a) {
+  constexpr T kMagic = static_cast<T>(3LL << (Bits<T>::kMantissa - 1));
+  return {(a.v + kMagic) - kMagic};
+}
+template <class T>
+inline Vec<T> copysign(Vec<T> a, Vec<T> s) {
+  if constexpr (sizeof(T) == 4) {
+    return {__builtin_copysignf(a.v, s.v)};
+  } else {
+    return {__builtin_copysign(a.v, s.v)};
+  }
+}
+template <class T>
+inline Vec<T> abs(Vec<T> a) {
+  return copysign(a, Vec<T>{T(1)});
+}
+template <class T>
+inline T power_of_two(int n) {
+  using Integer = typename Bits<T>::Integer;
+  return __builtin_bit_cast(T, static_cast<Integer>(static_cast<Integer>(n + Bits<T>::kBias) << Bits<T>::kMantissa));
+}
+// 2^n in two factors, so that results from subnormal to infinity come out right; a NaN in n has made a a NaN
+template <class T>
+inline Vec<T> scale(Vec<T> a, Vec<T> n) {
+  const int i = n.v == n.v ? static_cast<int>(n.v) : 0;
+  const int half = i >> 1;
+  return {a.v * power_of_two<T>(half) * power_of_two<T>(i - half)};
+}
+template <class T>
+inline bool less(Vec<T> a, Vec<T> b) {
+  return a.v < b.v;
+}
+template <class T>
+inline Vec<T> select(bool m, Vec<T> yes, Vec<T> no) {
+  return m ? yes : no;
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn

@@ -1,0 +1,170 @@
+#include "cpu/threads.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace fastrnn {
+namespace {
+
+// Between the parallel regions of one call a worker is wanted again within microseconds: it watches for that long
+// before it sleeps. Short enough that on a machine with more threads than cores little is lost.
+constexpr auto kSpin = std::chrono::microseconds(20);
+
+template <class Done>
+bool spin_until(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (done()) return true;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
+}
+
+struct Job {
+  void (*task)(void*, int64_t);
+  void* context;
+  int64_t count;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(context, i);
+  }
+};
+
+class Pool {
+ public:
+  // False when another caller has the pool.
+  bool run(int helpers, Job& job) {
+    if (busy_.exchange(true, std::memory_order_acquire)) return false;
+    {
+      const std::lock_guard lock(mutex_);
+      grow(helpers);
+      job_ = &job;
+      seats_ = std::min(helpers, workers_);
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    job.work();
+    {
+      // A worker that has not taken its seat by now stays out: nobody waits for a thread that never started.
+      const std::lock_guard lock(mutex_);
+      seats_ = 0;
+    }
+    const auto done = [this] { return working_.load(std::memory_order_acquire) == 0; };
+    if (!spin_until(done)) {
+      std::unique_lock lock(mutex_);
+      idle_.wait(lock, done);
+    }
+    busy_.store(false, std::memory_order_release);
+    return true;
+  }
+
+ private:
+  void grow(int helpers) {
+    try {
+      for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
+    } catch (const std::system_error&) {
+      // no more threads to be had: the caller and the workers that exist do the work
+    }
+  }
+
+  void loop() {
+    uint64_t seen = 0;
+    for (;;) {
+      spin_until([&] { return generation_.load(std::memory_order_acquire) != seen; });
+      Job* job = nullptr;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+        seen = generation_.load(std::memory_order_relaxed);
+        if (seats_ == 0) continue;
+        --seats_;
+        working_.fetch_add(1, std::memory_order_relaxed);
+        job = job_;
+      }
+      job->work();
+      const std::lock_guard lock(mutex_);
+      if (working_.fetch_sub(1, std::memory_order_release) == 1) idle_.notify_one();
+    }
+  }
+
+  std::atomic<bool> busy_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> working_{0};
+  int workers_ = 0;
+  int seats_ = 0;
+  Job* job_ = nullptr;
+};
+
+// Leaked on purpose: no join at exit. A forked child has none of the parent's threads and starts with a fresh pool.
+std::atomic<Pool*> the_pool{nullptr};
+std::mutex making_pool;
+
+Pool& pool() {
+  if (Pool* made = the_pool.load(std::memory_order_acquire)) return *made;
+  const std::lock_guard lock(making_pool);
+  if (Pool* made = the_pool.load(std::memory_order_acquire)) return *made;
+  [[maybe_unused]] static const int hooked =
+      pthread_atfork([] { making_pool.lock(); }, [] { making_pool.unlock(); },
+                     [] {
+                       the_pool.store(nullptr, std::memory_order_release);
+                       making_pool.unlock();
+                     });
+  Pool* made = new Pool;
+  the_pool.store(made, std::memory_order_release);
+  return *made;
+}
+
+int default_threads() {
+  for (const char* name : {"FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"}) {
+    const char* value = std::getenv(name);
+    const int n = value ? std::atoi(value) : 0;
+    if (n > 0) return n;
+  }
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return std::max(1, CPU_COUNT(&cpus));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::atomic<int> chosen_threads{0};  // 0: not chosen yet
+
+}  // namespace
+
+void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i), void* context) {
+  Job job{task, context, count};
+  if (threads > 1 && count > 1) {
+    const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
+    if (pool().run(helpers, job)) return;
+  }
+  job.work();
+}
+
+int num_threads() {
+  int n = chosen_threads.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = default_threads();
+    int expected = 0;
+    if (!chosen_threads.compare_exchange_strong(expected, n)) n = expected;
+  }
+  return n;
+}
+
+void set_num_threads(int n) { chosen_threads.store(n, std::memory_order_relaxed); }
+
+}  // namespace fastrnn

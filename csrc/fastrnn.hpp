@@ -1,0 +1,102 @@
+// The C++ API: views in, results written into memory that the caller gives. No Python and no framework here.
+//
+// Sizes: T steps, B batch rows, I input, H hidden, G gates of the cell, R saved values a unit.
+// Everything a caller passes is checked once by check_forward / check_backward (check.cpp); kernels trust it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastrnn {
+
+enum class DType : int { kFloat32, kFloat64, kInt64, kBool };
+constexpr int kComputeDTypes = 2;
+
+// What sizes of a cell the outside has to know; the equations are in csrc/cells.
+struct CellInfo {
+  const char* name;
+  int gates;    // G
+  int states;   // 1: h, 2: h and c
+  int reserve;  // R
+};
+// The cells are numbered as listed in cells/cells.hpp; null past the last one.
+const CellInfo* cell_info(int cell);
+
+constexpr int kMaxRank = 3;
+
+// A view of somebody else's memory. Strides are in elements and may be zero or negative.
+struct Tensor {
+  void* data = nullptr;
+  bool present = false;  // false: the optional argument was not given
+  DType dtype = DType::kFloat32;
+  int rank = 0;
+  int64_t shape[kMaxRank] = {};
+  int64_t stride[kMaxRank] = {};
+};
+
+struct ForwardArgs {
+  int cell = 0;
+  bool reverse = false;
+  int threads = 1;
+  Tensor x;           // [T, B, I]   unit stride on I
+  Tensor w_ih, w_hh;  // [G*H, I], [G*H, H]   any strides
+  Tensor b_ih, b_hh;  // [G*H]       optional, any stride
+  Tensor h0, c0;      // [B, H]      optional, unit stride on H
+  Tensor lengths;     // [B] int64   optional, contiguous
+  Tensor mask;        // [T, B] bool optional: false carries the state over the step
+  Tensor reset;       // [T, B] bool optional: true zeroes the state before the step
+
+  Tensor y;        // [T, B, H]    h at every step; exactly 0 beyond a row's length
+  Tensor h_n;      // [B, H]       h after the last valid step
+  Tensor c_n;      // [B, H]       LSTM only
+  Tensor c;        // [T, B, H]    LSTM: c at every step; needed by backward
+  Tensor reserve;  // [T, B, R*H]  gates for backward; absent for inference
+};
+
+struct BackwardArgs {
+  ForwardArgs forward;  // as forward() had it, y, c and reserve included; x, y, c and reserve are read again
+  Tensor dy;            // [T, B, H]   optional, unit stride on H
+  Tensor dh_n, dc_n;    // [B, H]      optional
+
+  Tensor dx;            // [T, B, I]   each of these is computed only when present
+  Tensor dw_ih, dw_hh;  // [G*H, I], [G*H, H]
+  Tensor db_ih, db_hh;  // [G*H]
+  Tensor dh0, dc0;      // [B, H]
+};
+
+// One backend: an instruction set of this CPU, or CUDA. The only thing that a backend exports.
+struct KernelTable {
+  struct Kernel {
+    int64_t (*forward_workspace)(const ForwardArgs&);  // bytes, aligned to 64
+    void (*forward)(const ForwardArgs&, void* workspace);
+    int64_t (*backward_workspace)(const BackwardArgs&);
+    void (*backward)(const BackwardArgs&, void* workspace);
+  };
+  struct PerDType {
+    Kernel of[kComputeDTypes];
+  };
+  const char* name;
+  bool (*supported)();
+  const PerDType* kernels;  // [cell]
+};
+
+// The backends of this build, best first; null past the last one.
+const KernelTable* compiled_backend(int index);
+
+// The backend called `name`; for null the one that FASTRNN_BACKEND names, or else the best one that runs here.
+// Throws std::invalid_argument when there is none of that name or this machine cannot run it.
+const KernelTable& find_backend(const char* name);
+
+// How the caller laid out x: decides the words of a message, not what is accepted. Views are time-major throughout.
+enum class Layout { kTimeMajor, kBatchFirst, kStep };
+
+// Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument, the wanted shape and
+// what came. lengths must be the core's own copy, or it could change between check and use.
+void check_forward(const char* function, const ForwardArgs& args, Layout layout);
+void check_backward(const char* function, const BackwardArgs& args, Layout layout);
+
+// Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the time loop allocates.
+void forward(const KernelTable& backend, const ForwardArgs& args);
+void backward(const KernelTable& backend, const BackwardArgs& args);
+
+}  // namespace fastrnn

@@ -1,0 +1,41 @@
+"""fastrnn: fused RNN, LSTM and GRU, forward and back-propagation through time."""
+
+from __future__ import annotations
+
+from fastrnn import reference
+from fastrnn.functional import (
+    GRUGradients,
+    LSTMGradients,
+    RNNGradients,
+    backends,
+    get_num_threads,
+    gru_backward,
+    gru_forward,
+    gru_step,
+    lstm_backward,
+    lstm_forward,
+    lstm_step,
+    rnn_backward,
+    rnn_forward,
+    rnn_step,
+    set_num_threads,
+)
+
+__all__ = [
+    "GRUGradients",
+    "LSTMGradients",
+    "RNNGradients",
+    "backends",
+    "get_num_threads",
+    "gru_backward",
+    "gru_forward",
+    "gru_step",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step",
+    "reference",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_step",
+    "set_num_threads",
+]
