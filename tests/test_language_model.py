@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -9,7 +10,6 @@ import signal
 
 import numpy as np
 import pytest
-
 from fastrnn.language_model import (
     CharacterModel,
     Settings,
@@ -154,7 +154,7 @@ def test_held_out_bits_are_the_mean_of_each_character_given_all_before_it():
     text = trainer.corpus.held_out
     assert len(text) > 1024  # several chunks, so that the state must be carried
     state, total = None, 0.0
-    for index, following in zip(text[:-1], text[1:], strict=True):
+    for index, following in itertools.pairwise(text):
         logits, state = trainer.model.step(int(index), state)
         logits = logits.astype(np.float64)
         total += np.log(np.exp(logits).sum()) - logits[following]
@@ -337,9 +337,8 @@ def test_a_model_without_line_ends_samples_too():
 
 # ---------------------------------------------------------------------- files and settings
 def test_files_that_are_no_models_say_so(tmp_path):
-    from safetensors.numpy import save_file
-
     import fastrnn
+    from safetensors.numpy import save_file
 
     Trainer(small_corpus(), SMALL).save(tmp_path / "model")
     content = (tmp_path / "model").read_bytes()

@@ -6,10 +6,9 @@ import copy
 import json
 import pickle
 
+import fastrnn
 import numpy as np
 import pytest
-
-import fastrnn
 
 LAYERS = {
     "rnn_tanh": (fastrnn.RNN, {}),

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, get_num_threads, set_num_threads
+from . import get_num_threads, set_num_threads
+from .info import information, installed
 
 if TYPE_CHECKING:
     from .language_model import Trainer
@@ -49,8 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 # ---------------------------------------------------------------------- commands
 def _info(options: argparse.Namespace) -> int:
-    from .info import information
-
     values = information()
     width = max(map(len, values))
     for name, value in values.items():
@@ -177,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="fastrnn",
         description="Fused RNN, LSTM and GRU layers: forward and back-propagation through time.",
     )
-    parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
+    version = f"fastrnn {installed('fastrnn')}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import numpy as np
 
-from . import __version__, backends, get_num_threads
+from . import backends, get_num_threads
 
 _FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "matplotlib")
 
@@ -16,7 +16,7 @@ def information() -> dict[str, str]:
     """Names and values, in the order to print them. Imports none of the frameworks it names."""
     available = backends()
     return {
-        "fastrnn": __version__,
+        "fastrnn": installed("fastrnn") or "not installed: run from its source",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",

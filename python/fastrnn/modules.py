@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -27,15 +27,9 @@ from .dropout import dropout_mask
 Array = npt.NDArray[Any]
 State = TypeVar("State", bound=Any)  # h, or (h, c) for the LSTM
 Self = TypeVar("Self", bound="Recurrent[Any]")
-Weights = tuple[Array, Array, "Array | None", "Array | None"]  # w_ih, w_hh, b_ih, b_hh
 
 
-_GRADIENT = {
-    "weight_ih": "dw_ih",
-    "weight_hh": "dw_hh",
-    "bias_ih": "db_ih",
-    "bias_hh": "db_hh",
-}  # a parameter's kind, and the name of its gradient in what the functional calls return
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the functional calls' order
 
 
 class Gradients(NamedTuple):
@@ -44,6 +38,17 @@ class Gradients(NamedTuple):
     dx: Array
     dstate: Any  # dh0, or (dh0, dc0) for the LSTM: (L * D, B, H) each
     parameters: dict[str, Array]
+
+
+class _Cell(NamedTuple):
+    """What a kind of layer is made of."""
+
+    gates: int
+    states: int  # 1: h, 2: (h, c)
+    forward: Callable[..., Any]  # the functional calls
+    backward: Callable[..., Any]
+    step: Callable[..., Any]
+    options: tuple[str, ...] = ()  # the constructor's arguments that go to forward and step
 
 
 class _Call(NamedTuple):
@@ -58,9 +63,7 @@ class _Call(NamedTuple):
 class Recurrent(Generic[State]):
     """What RNN, LSTM and GRU share; a subclass names its cell and its functional calls."""
 
-    _gates: ClassVar[int]
-    _has_cell_state: ClassVar[bool] = False
-    _options: ClassVar[tuple[str, ...]] = ()  # constructor arguments of this cell alone
+    _cell: ClassVar[_Cell]
 
     def __init__(
         self,
@@ -119,23 +122,9 @@ class Recurrent(Generic[State]):
         self._parameters: dict[str, Array] = {}
         self._initialise()
 
-    # ------------------------------------------------------------------ what a subclass provides
-    def _cell_forward(
-        self, x: Array, weights: Weights, state: tuple[Array, ...] | None, **options: Any
-    ) -> tuple[Array, tuple[Array, ...], Any]:
-        """y, the last state, saved."""
-        raise NotImplementedError
-
-    def _cell_backward(self, saved: Any, dy: Array | None, dstate: tuple[Array, ...] | None) -> Any:
-        """The functional call's named tuple of gradients."""
-        raise NotImplementedError
-
-    def _cell_step(self, x: Array, weights: Weights, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        raise NotImplementedError
-
     # ------------------------------------------------------------------ parameters
     def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        rows = self._gates * self.hidden_size
+        rows = self._cell.gates * self.hidden_size
         for layer in range(self.num_layers):
             columns = self._directions * self.hidden_size if layer else self.input_size
             for direction in range(self._directions):
@@ -248,7 +237,7 @@ class Recurrent(Generic[State]):
             "dropout",
             "bidirectional",
         )
-        configuration = {name: getattr(self, name) for name in (*names, *self._options)}
+        configuration = {name: getattr(self, name) for name in (*names, *self._cell.options)}
         return configuration | {"dtype": self.dtype.name, "seed": self.seed}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -287,9 +276,8 @@ class Recurrent(Generic[State]):
         if kind != cls.__name__:
             raise ValueError(f"{where} holds a layer of kind {kind}")
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the one about dropout was given when the layer was made
+            # the one about dropout was given when the layer was made
+            warnings.simplefilter("ignore")
             layer = cls(**description)
         layer.load_state_dict(tensors)
         layer.dropout_calls = calls
@@ -325,6 +313,8 @@ class Recurrent(Generic[State]):
         unit), so a row gets the same mask in a batch of any size. dropout_calls counts this layer's
         training forwards with dropout; save and load keep it.
 
+        Until backward, x and y are referred to and not copied: do not change them in place.
+
         Raises ValueError and TypeError for a wrong shape or dtype.
         """
         x = np.asarray(x)
@@ -332,7 +322,7 @@ class Recurrent(Generic[State]):
         self._check("forward", "x", x, symbols, (None, None, self.input_size))
         batch = x.shape[0] if self.batch_first else x.shape[1]
         initial = self._unpack("forward", "state", state, batch)
-        options = {
+        options = self._options() | {
             "lengths": lengths,
             "mask": mask,
             "reset": reset,
@@ -347,13 +337,17 @@ class Recurrent(Generic[State]):
             outputs = []
             for direction in range(self._directions):
                 row = layer * self._directions + direction
-                start = None if initial is None else tuple(part[row] for part in initial)
-                weights = self._weights(layer, direction)
-                output, end, kept = self._cell_forward(
-                    y, weights, start, reverse=direction == 1, save=training, **options
+                start = zip(("h0", "c0"), initial or (), strict=False)
+                output, end, kept = self._cell.forward(
+                    y,
+                    *self._weights(layer, direction),
+                    **{name: part[row] for name, part in start},
+                    reverse=direction == 1,
+                    save=training,
+                    **options,
                 )
                 outputs.append(output)
-                last.append(end)
+                last.append(end if isinstance(end, tuple) else (end,))
                 saved.append(kept)
             y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
             scale = self._dropout_mask(y.shape, layer) if training else None
@@ -396,21 +390,17 @@ class Recurrent(Generic[State]):
             for direction in reversed(range(self._directions)):
                 row = layer * self._directions + direction
                 units = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-                gradients = self._cell_backward(
+                g = self._cell.backward(
                     saved.pop(),  # its memory is free as soon as its gradients are known
                     None if dy is None else dy[..., units],
-                    None if final is None else tuple(part[row] for part in final),
+                    *(() if final is None else (part[row] for part in final)),
                 )
-                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[
-                    : 4 if self.bias else 2
-                ]:
-                    parameters[kind + _suffix(layer, direction)] = getattr(
-                        gradients, _GRADIENT[kind]
-                    )
-                dinitial.append(
-                    (gradients.dh0, gradients.dc0) if self._has_cell_state else (gradients.dh0,)
-                )
-                dx = gradients.dx if dx is None else np.add(dx, gradients.dx, out=dx)
+                dweights = (g.dw_ih, g.dw_hh, g.db_ih, g.db_hh)
+                for kind, value in zip(_KINDS, dweights, strict=True):
+                    if value is not None:
+                        parameters[kind + _suffix(layer, direction)] = value
+                dinitial.append((g.dh0, g.dc0) if self._cell.states == 2 else (g.dh0,))
+                dx = g.dx if dx is None else np.add(dx, g.dx, out=dx)
             dy = dx
 
         assert dy is not None
@@ -433,15 +423,13 @@ class Recurrent(Generic[State]):
         x = np.asarray(x)
         self._check("step", "x", x, "(B, I)", (None, self.input_size))
         start = self._unpack("step", "state", state, x.shape[0])
-        if start is None:
-            zeros = np.zeros((self.num_layers, x.shape[0], self.hidden_size), self.dtype)
-            start = (zeros, zeros) if self._has_cell_state else (zeros,)
         last = []
         y = x
         for layer in range(self.num_layers):
-            end = self._cell_step(y, self._weights(layer, 0), tuple(part[layer] for part in start))
-            last.append(end)
-            y = end[0]
+            before = None if start is None else self._pack(tuple(part[layer] for part in start))
+            end = self._cell.step(y, before, *self._weights(layer, 0), **self._options())
+            last.append(end if isinstance(end, tuple) else (end,))
+            y = last[-1][0]
         return y, self._pack(tuple(np.stack(parts) for parts in zip(*last, strict=True)))
 
     # ------------------------------------------------------------------ helpers
@@ -449,19 +437,17 @@ class Recurrent(Generic[State]):
     def _name(self) -> str:
         return type(self).__name__
 
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._cell.options}
+
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weights(self, layer: int, direction: int) -> Weights:
+    def _weights(self, layer: int, direction: int) -> tuple[Array | None, ...]:
+        """w_ih, w_hh, b_ih, b_hh; None for a bias that is not there."""
         suffix = _suffix(layer, direction)
-        find = self._parameters.get
-        return (
-            self._parameters[f"weight_ih{suffix}"],
-            self._parameters[f"weight_hh{suffix}"],
-            find(f"bias_ih{suffix}"),
-            find(f"bias_hh{suffix}"),
-        )
+        return tuple(self._parameters.get(kind + suffix) for kind in _KINDS)
 
     def _dropout_mask(self, shape: tuple[int, ...], layer: int) -> Array | None:
         if self.dropout == 0.0 or layer == self.num_layers - 1:
@@ -481,9 +467,7 @@ class Recurrent(Generic[State]):
     def _check(
         self, method: str, argument: str, array: Array, symbols: str, shape: tuple[int | None, ...]
     ) -> None:
-        """Raise unless `array` has the layer's dtype and `shape`, in which None stands for any
-        size.
-        """
+        """Raise unless `array` has the layer's dtype and `shape`; None there is any size."""
         where = f"{self._name}.{method}: {argument}"
         fits = array.ndim == len(shape) and all(
             wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
@@ -500,19 +484,20 @@ class Recurrent(Generic[State]):
         """A state as the tuple of its parts, checked."""
         if state is None:
             return None
-        if self._has_cell_state and not (isinstance(state, (tuple, list)) and len(state) == 2):
+        pair = self._cell.states == 2
+        if pair and not (isinstance(state, (tuple, list)) and len(state) == 2):
             raise TypeError(
                 f"{self._name}.{method}: {argument} must be a pair (h, c), got {_describe(state)}"
             )
-        parts = tuple(np.asarray(part) for part in (state if self._has_cell_state else (state,)))
+        parts = tuple(np.asarray(part) for part in (state if pair else (state,)))
         shape = (self.num_layers * self._directions, batch, self.hidden_size)
         for name, part in zip("hc", parts, strict=False):
-            which = f"{name} of {argument}" if self._has_cell_state else argument
+            which = f"{name} of {argument}" if pair else argument
             self._check(method, which, part, "(L * D, B, H)", shape)
         return parts
 
     def _pack(self, parts: tuple[Array, ...]) -> State:
-        return cast(State, parts if self._has_cell_state else parts[0])
+        return cast(State, parts if self._cell.states == 2 else parts[0])
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.configuration().items())
@@ -541,8 +526,14 @@ class RNN(Recurrent[Array]):
     Raises ValueError and TypeError for arguments out of range or of the wrong type.
     """
 
-    _gates = 1
-    _options = ("nonlinearity",)
+    _cell = _Cell(
+        gates=1,
+        states=1,
+        forward=functional.rnn_forward,
+        backward=functional.rnn_backward,
+        step=functional.rnn_step,
+        options=("nonlinearity",),
+    )
 
     def __init__(
         self,
@@ -575,21 +566,6 @@ class RNN(Recurrent[Array]):
             seed=seed,
         )
 
-    def _cell_forward(
-        self, x: Array, weights: Weights, state: tuple[Array, ...] | None, **options: Any
-    ) -> tuple[Array, tuple[Array, ...], Any]:
-        h0 = None if state is None else state[0]
-        y, h, saved = functional.rnn_forward(
-            x, *weights, h0=h0, nonlinearity=self.nonlinearity, **options
-        )
-        return y, (h,), saved
-
-    def _cell_backward(self, saved: Any, dy: Array | None, dstate: tuple[Array, ...] | None) -> Any:
-        return functional.rnn_backward(saved, dy, *(dstate or ()))
-
-    def _cell_step(self, x: Array, weights: Weights, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (functional.rnn_step(x, state[0], *weights, nonlinearity=self.nonlinearity),)
-
 
 class LSTM(Recurrent["tuple[Array, Array]"]):
     """The LSTM with a forget gate; gates in torch's order i f g o; the state is the pair (h, c).
@@ -603,21 +579,13 @@ class LSTM(Recurrent["tuple[Array, Array]"]):
     Raises ValueError and TypeError for arguments out of range or of the wrong type.
     """
 
-    _gates = 4
-    _has_cell_state = True
-
-    def _cell_forward(
-        self, x: Array, weights: Weights, state: tuple[Array, ...] | None, **options: Any
-    ) -> tuple[Array, tuple[Array, ...], Any]:
-        h0, c0 = state or (None, None)
-        y, last, saved = functional.lstm_forward(x, *weights, h0=h0, c0=c0, **options)
-        return y, last, saved
-
-    def _cell_backward(self, saved: Any, dy: Array | None, dstate: tuple[Array, ...] | None) -> Any:
-        return functional.lstm_backward(saved, dy, *(dstate or ()))
-
-    def _cell_step(self, x: Array, weights: Weights, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return functional.lstm_step(x, (state[0], state[1]), *weights)
+    _cell = _Cell(
+        gates=4,
+        states=2,
+        forward=functional.lstm_forward,
+        backward=functional.lstm_backward,
+        step=functional.lstm_step,
+    )
 
 
 class GRU(Recurrent[Array]):
@@ -633,8 +601,14 @@ class GRU(Recurrent[Array]):
     Raises ValueError and TypeError for arguments out of range or of the wrong type.
     """
 
-    _gates = 3
-    _options = ("reset_after",)
+    _cell = _Cell(
+        gates=3,
+        states=1,
+        forward=functional.gru_forward,
+        backward=functional.gru_backward,
+        step=functional.gru_step,
+        options=("reset_after",),
+    )
 
     def __init__(
         self,
@@ -662,18 +636,3 @@ class GRU(Recurrent[Array]):
             dtype=dtype,
             seed=seed,
         )
-
-    def _cell_forward(
-        self, x: Array, weights: Weights, state: tuple[Array, ...] | None, **options: Any
-    ) -> tuple[Array, tuple[Array, ...], Any]:
-        h0 = None if state is None else state[0]
-        y, h, saved = functional.gru_forward(
-            x, *weights, h0=h0, reset_after=self.reset_after, **options
-        )
-        return y, (h,), saved
-
-    def _cell_backward(self, saved: Any, dy: Array | None, dstate: tuple[Array, ...] | None) -> Any:
-        return functional.gru_backward(saved, dy, *(dstate or ()))
-
-    def _cell_step(self, x: Array, weights: Weights, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (functional.gru_step(x, state[0], *weights, reset_after=self.reset_after),)

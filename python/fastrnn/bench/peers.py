@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__, get_num_threads, modules
+from .. import get_num_threads, modules
+from ..info import installed as version_of
 from .cases import Case
 
 Array = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ class Peer(Protocol):
 
 class FastRNN:
     name = "fastrnn"
-    version = __version__
+    version = version_of("fastrnn") or "from its source"
 
     def prepare(self, problem: Problem) -> Runs:
         layer = _layer(problem.cell, problem.case)
@@ -124,7 +125,7 @@ def disagreement(problem: Problem, ours: list[Array], theirs: list[Array]) -> fl
     terms = max(case.steps * case.batch, case.input_size + case.hidden_size)
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
-        unit = np.finfo(np.float32).eps * math.sqrt(terms) * float(np.abs(a).max())
+        unit = float(np.finfo(np.float32).eps) * math.sqrt(terms) * float(np.abs(a).max())
         difference = float(np.abs(a - b).max())
         if difference != 0.0:  # NaN is not
             worst = max(worst, difference / unit if unit > 0.0 else math.inf)
