@@ -14,7 +14,7 @@ from pathlib import Path
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import check, cli
+from fastrnn import cli
 from fastrnn.language_model import Trainer, default_text, read_corpus
 
 SMALL = ["--hidden", "16", "--embedding", "8", "--batch", "4", "--chunk", "8"]
@@ -101,23 +101,9 @@ def losses_after(steps, text, model):
 
 
 def test_resume_continues_as_if_there_had_been_no_break(text):
-    cli.main(["train", text, "--steps", "30", *SMALL, "--model", "whole", "--layers", "2"])
-    # the first part is cut off by a time limit that is over at once
-    cli.main(
-        [
-            "train",
-            text,
-            "--steps",
-            "30",
-            *SMALL,
-            "--model",
-            "part",
-            "--layers",
-            "2",
-            "--seconds",
-            "1e-9",
-        ]
-    )
+    train = ["train", text, "--steps", "30", *SMALL, "--layers", "2", "--dropout", "0.2"]
+    cli.main([*train, "--model", "whole"])
+    cli.main([*train, "--model", "part", "--seconds", "1e-9"])  # over after one step
     assert Trainer.resume("part", read_corpus(text)).step == 1
     assert cli.main(["train", text, "--resume", "--model", "part"]) == 0
     assert Path("part").read_bytes() == Path("whole").read_bytes()
@@ -173,7 +159,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(text):
         (["train", "binary"], "binary is not a UTF-8 text"),
         (
             ["train", "short"],
-            "the text is too short: a batch of 32 rows of 64 characters takes 2049",
+            "too short: a batch of 32 rows of 64 characters takes 2049",
         ),
         (["train", "shorter", "--batch", "1", "--chunk", "1"], "too short to hold out a tenth"),
         (["train", "text.txt", "--resume"], "text.fastrnn.safetensors: No such file or directory"),
@@ -190,10 +176,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(text):
         (["sample", "torn"], "torn is damaged or not a model"),
         (["sample", "text.txt"], "text.txt is damaged or not a model"),
         (["sample", "layer"], "layer is not a model of fastrnn train"),
-        (
-            ["sample", "model", "--prompt", "\x07"],
-            r"the prompt has characters that .* had not: '\x07'",
-        ),
+        (["sample", "model", "--prompt", "~"], "the prompt has characters that .* had not: '~'"),
         (["bench", "--case", "1,2,3"], "a case is five numbers B,T,I,H,L"),
         (["bench", "--case", "1,2,3,0,1"], "every number of a case must be at least 1"),
     ],
@@ -212,7 +195,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, message, tex
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert printed.err.startswith(f"fastrnn {arguments[0]}: error: ")
-    assert re.search(message.replace("\\x07", "\\\\x07"), printed.err)
+    assert re.search(message, printed.err)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +239,7 @@ def test_info_names_versions_backends_and_threads(capsys):
 def test_threads_are_set():
     before = fastrnn.get_num_threads()
     try:
-        assert (
-            cli.main(["bench", "--threads", "1", "--case", "1,1,1,1,1", "--seconds", "1e-9"]) == 0
-        )
+        assert cli.main(["check", "--threads", "1"]) == 0
         assert fastrnn.get_num_threads() == 1
     finally:
         fastrnn.set_num_threads(before)
@@ -290,25 +271,12 @@ def test_check_fails_where_a_result_is_wrong(wrong, function, monkeypatch, capsy
     bad = [line for line in out.splitlines() if line.endswith("TOO LARGE")]
     assert bad
     assert all(line.startswith("gru") for line in bad)
-    assert all(
-        "gru" not in name or not check.check(name, "float32", "scalar").passed
-        for name in check.VARIANTS
-    )
 
 
 def test_bench_compares_and_times_and_writes_json(capsys):
     pytest.importorskip("torch")
-    arguments = [
-        "bench",
-        "--case",
-        "2,3,4,5,2",
-        "1,1,4,5,1",
-        "--seconds",
-        "1e-9",
-        "--json",
-        "figures",
-    ]
-    assert cli.main(arguments) == 0
+    cases = ["2,3,4,5,2", "1,1,4,5,1"]
+    assert cli.main(["bench", "--case", *cases, "--seconds", "1e-9", "--json", "figures"]) == 0
     figures = json.loads(Path("figures").read_text())
     results = figures["results"]
     assert len(results) == 3 * 2 * 2
@@ -342,7 +310,7 @@ def test_bench_says_where_results_differ(monkeypatch, capsys):
 def test_importing_fastrnn_and_the_command_line_imports_no_framework():
     script = (
         "import sys, fastrnn, fastrnn.cli; fastrnn.cli.main(['info']); "
-        "print(*{'torch', 'jax', 'keras', 'onnx', 'matplotlib', 'tqdm'} & set(sys.modules))"
+        "print(*{'torch', 'jax', 'keras', 'onnx', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
