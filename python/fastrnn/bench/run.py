@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,6 +40,9 @@ def run(
         + ", ".join(f"{peer.name} {peer.version}" for peer in peers)
         + "\nmilliseconds a call: median, and half the interquartile range"
     )
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"other processes keep {busy:.1f} cores busy: the figures are worth little")
     print(_header(peers))
     lines = [
         (cell, mode, case) for cell in cells or CELLS for mode in modes or MODES for case in chosen
@@ -57,7 +61,8 @@ def run(
         )
         tqdm.write(_row(f"{cell} {mode} {case.name}", timed, agree))
     if json_path is not None:
-        json_path.write_text(json.dumps(_machine(peers) | {"results": results}, indent=1) + "\n")
+        figures = _machine(peers) | {"load_before": busy, "results": results}
+        json_path.write_text(json.dumps(figures, indent=1) + "\n")
     return 0 if all(result["agree"] for result in results) else 1
 
 

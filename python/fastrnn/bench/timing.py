@@ -1,6 +1,4 @@
-"""Interleaved rounds: every contestant once a round, so that all see the same moments of the
-machine.
-"""
+"""Interleaved rounds: each contestant once a round, so that all see the same moments."""
 
 from __future__ import annotations
 
@@ -10,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_SHORTEST_SAMPLE = 1e-3  # seconds; calls are repeated to reach it, as the clock's own cost is 1e-7
+_SHORTEST_SAMPLE = 2e-3  # seconds; calls are repeated to reach it, as the clock's own cost is 1e-7
+_PAUSE = 5e-3  # seconds before a sample: the threads of the one before spin for a while
 _ROUNDS = 5, 200  # at least, at most
 
 
@@ -23,10 +22,10 @@ class Timing(NamedTuple):
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
-    """Time each call for about `seconds` in all, after one warm-up of each."""
+    """Time all calls, for about `seconds` together."""
+    start = time.perf_counter()
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    start = time.perf_counter()
     rounds = 0
     while rounds < _ROUNDS[0] or (rounds < _ROUNDS[1] and time.perf_counter() - start < seconds):
         for name, call in calls.items():
@@ -36,12 +35,13 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[
 
 
 def _repeats(call: Callable[[], Any]) -> int:
-    call()
-    once = _sample(call, 1)
-    return max(1, round(_SHORTEST_SAMPLE / max(once, 1e-7)))
+    return max(1, round(_SHORTEST_SAMPLE / max(_sample(call, 2), 1e-7)))
 
 
 def _sample(call: Callable[[], Any], repeats: int) -> float:
+    time.sleep(_PAUSE)
+    if repeats > 1:
+        call()  # wakes this one's threads; a long call does not notice
     start = time.perf_counter()
     for _ in range(repeats):
         call()

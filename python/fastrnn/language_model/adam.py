@@ -51,8 +51,10 @@ class Adam:
         scale = min(1.0, clip / (norm + 1e-6))
 
         self.steps += 1
-        rate = learning_rate / (1.0 - self._beta1**self.steps)
+        # the corrections for the averages' start at zero, both in the rate: one pass less
         correction = math.sqrt(1.0 - self._beta2**self.steps)
+        rate = learning_rate * correction / (1.0 - self._beta1**self.steps)
+        epsilon = self._epsilon * correction
         for start in range(0, self._flat.size, _BLOCK):
             block = slice(start, start + _BLOCK)
             value, gradient, mean, square = (
@@ -68,8 +70,7 @@ class Adam:
             scratch *= 1.0 - self._beta2
             square += scratch
             np.sqrt(square, out=scratch)
-            scratch /= correction
-            scratch += self._epsilon
+            scratch += epsilon
             np.divide(mean, scratch, out=scratch)
             scratch *= rate
             value -= scratch

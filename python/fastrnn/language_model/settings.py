@@ -21,8 +21,8 @@ class Settings:
     dropout: float = _setting(0.0, "dropout between layers")
     batch: int = _setting(32, "rows of text read side by side")
     chunk: int = _setting(64, "characters of a row between two updates: truncated BPTT")
-    steps: int = _setting(1000, "updates in all")
-    learning_rate: float = _setting(5e-3, "of the first update; it falls to 0 along half a cosine")
+    steps: int = _setting(800, "updates in all")
+    learning_rate: float = _setting(7e-3, "of the first update; it falls to 0 along half a cosine")
     clip: float = _setting(1.0, "largest norm of the gradient")
     seed: int = _setting(0, "for the initial parameters and dropout")
 
