@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -120,6 +120,7 @@ class Recurrent(Generic[State]):
         self.dropout_calls = 0
         self._call: _Call | None = None
         self._parameters: dict[str, Array] = {}
+        self._cache: dict[tuple[int, int], tuple[Array | None, ...]] = {}
         self._initialise()
 
     # ------------------------------------------------------------------ parameters
@@ -148,6 +149,7 @@ class Recurrent(Generic[State]):
         """
         value.flags.writeable = False
         self._parameters[name] = value
+        self._cache.clear()
 
     def _checked(self, name: str, value: npt.ArrayLike) -> Array:
         """A copy of `value` after checks against parameter `name`."""
@@ -218,7 +220,8 @@ class Recurrent(Generic[State]):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy has its own parameters, and no forward behind it
-        return self.__dict__ | {"_parameters": dict(self._parameters), "_call": None}
+        own = {"_parameters": dict(self._parameters), "_cache": {}, "_call": None}
+        return self.__dict__ | own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -355,7 +358,7 @@ class Recurrent(Generic[State]):
             if scale is not None:
                 y = y * scale  # not in place: backward may need the undropped y
 
-        final = tuple(np.stack(parts) for parts in zip(*last, strict=True))
+        final = tuple(map(_stack, zip(*last, strict=True)))
         if training:
             self.dropout_calls += any(scale is not None for scale in masks)
             self._call = _Call(saved, masks, y.shape, final[0].shape)
@@ -404,7 +407,7 @@ class Recurrent(Generic[State]):
             dy = dx
 
         assert dy is not None
-        dstate0 = tuple(np.stack(parts) for parts in zip(*reversed(dinitial), strict=True))
+        dstate0 = tuple(map(_stack, zip(*reversed(dinitial), strict=True)))
         return Gradients(
             dy, self._pack(dstate0), {name: parameters[name] for name in self._parameters}
         )
@@ -430,7 +433,7 @@ class Recurrent(Generic[State]):
             end = self._cell.step(y, before, *self._weights(layer, 0), **self._options())
             last.append(end if isinstance(end, tuple) else (end,))
             y = last[-1][0]
-        return y, self._pack(tuple(np.stack(parts) for parts in zip(*last, strict=True)))
+        return y, self._pack(tuple(map(_stack, zip(*last, strict=True))))
 
     # ------------------------------------------------------------------ helpers
     @property
@@ -446,8 +449,12 @@ class Recurrent(Generic[State]):
 
     def _weights(self, layer: int, direction: int) -> tuple[Array | None, ...]:
         """w_ih, w_hh, b_ih, b_hh; None for a bias that is not there."""
-        suffix = _suffix(layer, direction)
-        return tuple(self._parameters.get(kind + suffix) for kind in _KINDS)
+        weights = self._cache.get((layer, direction))
+        if weights is None:
+            suffix = _suffix(layer, direction)
+            weights = tuple(self._parameters.get(kind + suffix) for kind in _KINDS)
+            self._cache[layer, direction] = weights
+        return weights
 
     def _dropout_mask(self, shape: tuple[int, ...], layer: int) -> Array | None:
         if self.dropout == 0.0 or layer == self.num_layers - 1:
@@ -468,15 +475,17 @@ class Recurrent(Generic[State]):
         self, method: str, argument: str, array: Array, symbols: str, shape: tuple[int | None, ...]
     ) -> None:
         """Raise unless `array` has the layer's dtype and `shape`; None there is any size."""
-        where = f"{self._name}.{method}: {argument}"
         fits = array.ndim == len(shape) and all(
-            wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+            wanted is None or wanted == size
+            for wanted, size in zip(shape, array.shape, strict=True)
         )
+        if fits and array.dtype == self.dtype:
+            return
+        where = f"{self._name}.{method}: {argument}"
         if not fits:
             numbers = ", ".join("any" if size is None else str(size) for size in shape)
             raise ValueError(f"{where} must be {symbols} = ({numbers}), got {array.shape}")
-        if array.dtype != self.dtype:
-            raise TypeError(f"{where} must be {self.dtype} as the layer is, got {array.dtype}")
+        raise TypeError(f"{where} must be {self.dtype} as the layer is, got {array.dtype}")
 
     def _unpack(
         self, method: str, argument: str, state: State | None, batch: int
@@ -502,6 +511,11 @@ class Recurrent(Generic[State]):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.configuration().items())
         return f"{self._name}({shown})"
+
+
+def _stack(parts: Sequence[Array]) -> Array:
+    """A new array, so that changing y in place cannot change the state. One part is common."""
+    return parts[0][np.newaxis].copy() if len(parts) == 1 else np.stack(parts)
 
 
 def _suffix(layer: int, direction: int) -> str:
