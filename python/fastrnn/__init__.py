@@ -20,8 +20,12 @@ from fastrnn.functional import (
     rnn_step,
     set_num_threads,
 )
+from fastrnn.modules import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "GRUGradients",
     "LSTMGradients",
     "RNNGradients",

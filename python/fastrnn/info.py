@@ -1,0 +1,46 @@
+"""What this installation is made of, for `fastrnn info` and for bug reports."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from . import backends, get_num_threads
+
+_FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "matplotlib")
+
+
+def information() -> dict[str, str]:
+    """Names and values, in the order to print them. Imports none of the frameworks it names."""
+    available = backends()
+    return {
+        "fastrnn": installed("fastrnn") or "not installed: run from its source",
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "backends": ", ".join(available),
+        "threads": str(get_num_threads()),
+    } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
+
+
+def installed(distribution: str) -> str | None:
+    """The version of an installed distribution, or None; nothing is imported."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
