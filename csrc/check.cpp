@@ -192,6 +192,14 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   }
 }
 
+// state [L, B, H] of a stack of layers that x, one step [1, B, I], goes through
+void check_stacked_state(const char* function, const char* argument, const Tensor& state, const Tensor& x,
+                         int64_t layers, int64_t hidden) {
+  const Check check(function, Layout::kStep);
+  check.dtype(argument, state, x.dtype, " as x is");
+  check.shape(argument, state, {{"L", layers}, {"B", x.shape[1]}, {"H", hidden}});
+}
+
 void check_backward(const char* function, const BackwardArgs& a, Layout layout) {
   const Check check(function, layout);
   const Sizes n(a.forward, a.forward.x.shape[2]);

@@ -98,6 +98,8 @@ enum class Layout { kTimeMajor, kBatchFirst, kStep };
 // of check_forward that needs no x.
 void check_weights(const char* function, const ForwardArgs& args);
 void check_forward(const char* function, const ForwardArgs& args, Layout layout);
+void check_stacked_state(const char* function, const char* argument, const Tensor& state, const Tensor& x,
+                         int64_t layers, int64_t hidden);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);
 
 // The weights and biases of `args` in the order in which the kernels read them, for ForwardArgs::packed.

@@ -6,9 +6,10 @@ import copy
 import json
 import pickle
 
-import fastrnn
 import numpy as np
 import pytest
+
+import fastrnn
 
 LAYERS = {
     "rnn_tanh": (fastrnn.RNN, {}),
@@ -18,7 +19,7 @@ LAYERS = {
     "gru_reset_before": (fastrnn.GRU, {"reset_after": False}),
 }
 each_layer = pytest.mark.parametrize("kind", LAYERS)
-T, B, I, H = 6, 4, 3, 5  # noqa: E741
+T, B, I, H = 6, 4, 3, 5
 
 
 def make(kind, *sizes, **options):
@@ -516,9 +517,13 @@ def test_a_wrong_state_is_named(x):
         make("lstm").forward(x, zeros)
     with pytest.raises(ValueError, match=r"c of state must be \(L \* D, B, H\) = \(1, 4, 5\), got"):
         make("lstm").forward(x, (zeros, zeros[:, :2]))
-    with pytest.raises(ValueError, match=r"GRU.step: state must be \(L \* D, B, H\) = \(1, 4, 5\)"):
+    with pytest.raises(TypeError, match=r"LSTM.step: state must be a pair \(h, c\), got ndarray"):
+        make("lstm").step(x[0], zeros)
+    with pytest.raises(
+        ValueError, match=r"GRU.step: .*'h' must be of shape \(L, B, H\) = \(1, 4, 5\)"
+    ):
         make("gru").step(x[0], zeros[0])
-    with pytest.raises(ValueError, match=r"GRU.step: x must be \(B, I\) = \(any, 3\), got"):
+    with pytest.raises(ValueError, match=r"GRU.step: argument 'x' must be of shape \(B, I\), got"):
         make("gru").step(x)
 
 

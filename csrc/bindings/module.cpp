@@ -86,6 +86,25 @@ struct Saved {
   Call call;
 };
 
+// The same memory as an array of its own: index `i` of the first axis.
+Tensor slice(const Tensor& tensor, int64_t i) {
+  Tensor part = tensor;
+  if (!tensor.present) return part;
+  part.data = static_cast<char*>(tensor.data) + i * tensor.stride[0] * (tensor.dtype == DType::kFloat32 ? 4 : 8);
+  part.rank -= 1;
+  for (int d = 0; d < part.rank; ++d) part.shape[d] = tensor.shape[d + 1], part.stride[d] = tensor.stride[d + 1];
+  return part;
+}
+
+Tensor one_step(const Tensor& rows) {  // [B, n] as [1, B, n]
+  Tensor step = rows;
+  for (int d = kMaxRank - 1; d > 0; --d) step.shape[d] = rows.shape[d - 1], step.stride[d] = rows.stride[d - 1];
+  step.rank += 1;
+  step.shape[0] = 1;
+  step.stride[0] = 0;
+  return step;
+}
+
 // The weights of one layer, checked and packed once for many calls. Refers to the arrays: they must not change.
 struct Weights {
   Call call;
@@ -110,14 +129,7 @@ void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
 void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
   call.layout = Layout::kStep;
   call.like = py::reinterpret_borrow<py::object>(x);
-  Tensor& step = call.args.x;
-  step = call.take("x", x, Access::kUnitLastStride);
-  if (step.present) {  // [B, I] is one step of a sequence
-    for (int i = kMaxRank - 1; i > 0; --i) step.shape[i] = step.shape[i - 1], step.stride[i] = step.stride[i - 1];
-    step.rank += 1;
-    step.shape[0] = 1;
-    step.stride[0] = 0;
-  }
+  call.args.x = one_step(call.take("x", x, Access::kUnitLastStride));
   call.args.h0 = call.take("h", h, Access::kUnitLastStride);
   call.args.c0 = call.take("c", c, Access::kUnitLastStride);
   call.args.threads = num_threads();
@@ -183,10 +195,7 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
   check_forward(call.function.c_str(), a, call.layout);
   const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
   const py::object c_n = call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
-  a.y = a.h_n;  // y of one step is h_n: [1, B, H] over the same memory
-  a.y.rank = 3;
-  a.y.shape[0] = 1, a.y.shape[1] = call.B(), a.y.shape[2] = call.H();
-  a.y.stride[0] = 0, a.y.stride[1] = call.H(), a.y.stride[2] = 1;
+  a.y = one_step(a.h_n);  // over the same memory
   call.run_forward();
   return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
 }
@@ -218,8 +227,36 @@ py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, p
   return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save, false);
 }
 
-py::tuple weights_step(const Weights& weights, py::handle x, py::handle h, py::handle c) {
-  return run_step(weights.call, x, h, c);
+// One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B, H]
+py::tuple stack_step(const std::string& function, const py::list& layers, py::handle x, py::handle h, py::handle c) {
+  const int64_t count = static_cast<int64_t>(layers.size());
+  const Held x_held = hold(function, "x", x, Access::kUnitLastStride);
+  const Held h_held = hold(function, "h", h, Access::kUnitLastStride);
+  const Held c_held = hold(function, "c", c, Access::kUnitLastStride);
+  Held h_next, c_next;
+  Tensor input = one_step(x_held.tensor);
+  for (int64_t i = 0; i < count; ++i) {
+    const Call& layer = py::cast<const Weights&>(layers[static_cast<size_t>(i)]).call;
+    ForwardArgs a = layer.args;
+    a.threads = num_threads();
+    a.x = input;
+    check_forward(function.c_str(), a, Layout::kStep);
+    if (i == 0) {
+      check_stacked_state(function.c_str(), "h", h_held.tensor, a.x, count, layer.H());
+      check_stacked_state(function.c_str(), "c", c_held.tensor, a.x, count, layer.H());
+      h_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
+      if (layer.cell().states == 2) c_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
+    }
+    a.h0 = slice(h_held.tensor, i);
+    a.c0 = slice(c_held.tensor, i);
+    a.h_n = slice(h_next.tensor, i);
+    a.c_n = slice(c_next.tensor, i);
+    a.y = one_step(a.h_n);
+    input = a.y;
+    const py::gil_scoped_release release;
+    forward(*layer.backend, a);
+  }
+  return py::make_tuple(h_next.owner, c_next.owner ? c_next.owner : py::none());
 }
 
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None)
@@ -308,8 +345,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
            py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
       .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
            py::arg("mask"), py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"),
-           "-> (y, h_n, c_n | None, saved | None, None)")
-      .def("step", &weights_step, py::arg("x"), py::arg("h"), py::arg("c"), "-> (h, c | None)");
+           "-> (y, h_n, c_n | None, saved | None, None)");
+  m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"), py::arg("h"), py::arg("c"),
+        "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");
   m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"), py::arg("w_hh"),
         py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"),
         py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from . import functional
+from . import _core, functional
 from .atomic import write_atomically
 from .dropout import dropout_mask
 
@@ -45,10 +45,9 @@ class _Cell(NamedTuple):
 
     gates: int
     states: int  # 1: h, 2: (h, c)
-    forward: Callable[..., Any]  # the functional calls
-    backward: Callable[..., Any]
-    step: Callable[..., Any]
-    options: tuple[str, ...] = ()  # the constructor's arguments that go to forward and step
+    core_name: Callable[[Any], str]  # of a layer: what the core calls its cell
+    backward: Callable[..., Any]  # the functional call
+    options: tuple[str, ...] = ()  # the constructor's arguments that choose among the core's cells
 
 
 class _Call(NamedTuple):
@@ -120,7 +119,7 @@ class Recurrent(Generic[State]):
         self.dropout_calls = 0
         self._call: _Call | None = None
         self._parameters: dict[str, Array] = {}
-        self._cache: dict[tuple[int, int], tuple[Array | None, ...]] = {}
+        self._cache: dict[tuple[int, int], _core.Weights] = {}
         self._initialise()
 
     # ------------------------------------------------------------------ parameters
@@ -325,12 +324,6 @@ class Recurrent(Generic[State]):
         self._check("forward", "x", x, symbols, (None, None, self.input_size))
         batch = x.shape[0] if self.batch_first else x.shape[1]
         initial = self._unpack("forward", "state", state, batch)
-        options = self._options() | {
-            "lengths": lengths,
-            "mask": mask,
-            "reset": reset,
-            "batch_first": self.batch_first,
-        }
 
         saved: list[Any] = []
         masks: list[Array | None] = []
@@ -340,17 +333,12 @@ class Recurrent(Generic[State]):
             outputs = []
             for direction in range(self._directions):
                 row = layer * self._directions + direction
-                start = zip(("h0", "c0"), initial or (), strict=False)
-                output, end, kept = self._cell.forward(
-                    y,
-                    *self._weights(layer, direction),
-                    **{name: part[row] for name, part in start},
-                    reverse=direction == 1,
-                    save=training,
-                    **options,
+                h0, c0 = (*(part[row] for part in initial or ()), None, None)[:2]
+                output, h_n, c_n, kept, _ = self._weights(layer, direction).forward(
+                    y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)
-                last.append(end if isinstance(end, tuple) else (end,))
+                last.append((h_n,) if c_n is None else (h_n, c_n))
                 saved.append(kept)
             y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
             scale = self._dropout_mask(y.shape, layer) if training else None
@@ -423,36 +411,31 @@ class Recurrent(Generic[State]):
             raise ValueError(
                 f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
             )
-        x = np.asarray(x)
-        self._check("step", "x", x, "(B, I)", (None, self.input_size))
-        start = self._unpack("step", "state", state, x.shape[0])
-        last = []
-        y = x
-        for layer in range(self.num_layers):
-            before = None if start is None else self._pack(tuple(part[layer] for part in start))
-            end = self._cell.step(y, before, *self._weights(layer, 0), **self._options())
-            last.append(end if isinstance(end, tuple) else (end,))
-            y = last[-1][0]
-        return y, self._pack(tuple(map(_stack, zip(*last, strict=True))))
+        h, c = (*self._parts("step", "state", state), None, None)[:2]
+        layers = [self._weights(layer, 0) for layer in range(self.num_layers)]
+        h, c = _core.stack_step(f"{self._name}.step", layers, x, h, c)
+        return h[-1], self._pack((h, c) if c is not None else (h,))
 
     # ------------------------------------------------------------------ helpers
     @property
     def _name(self) -> str:
         return type(self).__name__
 
-    def _options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._cell.options}
-
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weights(self, layer: int, direction: int) -> tuple[Array | None, ...]:
-        """w_ih, w_hh, b_ih, b_hh; None for a bias that is not there."""
+    def _weights(self, layer: int, direction: int) -> _core.Weights:
+        """The weights of one level and direction, packed for the kernels until a parameter changes.
+
+        They are packed for the backend that FASTRNN_BACKEND names at that time.
+        """
         weights = self._cache.get((layer, direction))
         if weights is None:
             suffix = _suffix(layer, direction)
-            weights = tuple(self._parameters.get(kind + suffix) for kind in _KINDS)
+            w_ih, w_hh, b_ih, b_hh = (self._parameters.get(kind + suffix) for kind in _KINDS)
+            core_name = self._cell.core_name(self)
+            weights = _core.Weights(self._name, core_name, w_ih, w_hh, b_ih, b_hh, None)
             self._cache[layer, direction] = weights
         return weights
 
@@ -493,17 +476,24 @@ class Recurrent(Generic[State]):
         """A state as the tuple of its parts, checked."""
         if state is None:
             return None
-        pair = self._cell.states == 2
-        if pair and not (isinstance(state, (tuple, list)) and len(state) == 2):
+        parts = tuple(np.asarray(part) for part in self._parts(method, argument, state))
+        shape = (self.num_layers * self._directions, batch, self.hidden_size)
+        for name, part in zip("hc", parts, strict=False):
+            which = f"{name} of {argument}" if len(parts) == 2 else argument
+            self._check(method, which, part, "(L * D, B, H)", shape)
+        return parts
+
+    def _parts(self, method: str, argument: str, state: State | None) -> Sequence[Any]:
+        """The parts of a state, () for None; not checked but for their number."""
+        if state is None:
+            return ()
+        if self._cell.states == 1:
+            return (state,)
+        if not (isinstance(state, (tuple, list)) and len(state) == 2):
             raise TypeError(
                 f"{self._name}.{method}: {argument} must be a pair (h, c), got {_describe(state)}"
             )
-        parts = tuple(np.asarray(part) for part in (state if pair else (state,)))
-        shape = (self.num_layers * self._directions, batch, self.hidden_size)
-        for name, part in zip("hc", parts, strict=False):
-            which = f"{name} of {argument}" if pair else argument
-            self._check(method, which, part, "(L * D, B, H)", shape)
-        return parts
+        return state
 
     def _pack(self, parts: tuple[Array, ...]) -> State:
         return cast(State, parts if self._cell.states == 2 else parts[0])
@@ -543,9 +533,8 @@ class RNN(Recurrent[Array]):
     _cell = _Cell(
         gates=1,
         states=1,
-        forward=functional.rnn_forward,
+        core_name=lambda layer: f"rnn_{layer.nonlinearity}",
         backward=functional.rnn_backward,
-        step=functional.rnn_step,
         options=("nonlinearity",),
     )
 
@@ -596,9 +585,8 @@ class LSTM(Recurrent["tuple[Array, Array]"]):
     _cell = _Cell(
         gates=4,
         states=2,
-        forward=functional.lstm_forward,
+        core_name=lambda _: "lstm",
         backward=functional.lstm_backward,
-        step=functional.lstm_step,
     )
 
 
@@ -618,9 +606,8 @@ class GRU(Recurrent[Array]):
     _cell = _Cell(
         gates=3,
         states=1,
-        forward=functional.gru_forward,
+        core_name=lambda layer: "gru" if layer.reset_after else "gru_reset_before",
         backward=functional.gru_backward,
-        step=functional.gru_step,
         options=("reset_after",),
     )
 
