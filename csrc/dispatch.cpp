@@ -1,12 +1,11 @@
 // From a name to a backend, from a call to one kernel: one table look-up a call.
 #include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 
 #include "cells/cells.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn {
 
@@ -39,16 +38,8 @@ struct Info {
 };
 constexpr auto kInfo = per_cell<Info>();
 
-struct AlignedDelete {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-
-std::unique_ptr<void, AlignedDelete> allocate(int64_t bytes) {
-  return std::unique_ptr<void, AlignedDelete>(::operator new(static_cast<size_t>(bytes), std::align_val_t{64}));
-}
-
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args) {
-  return backend.kernels[args.cell].of[static_cast<int>(args.x.dtype)];
+  return backend.kernels[args.cell].of[static_cast<int>(args.w_ih.dtype)];
 }
 
 }  // namespace
@@ -77,15 +68,23 @@ const KernelTable& find_backend(const char* name) {
                    "; got '" + name + "'");
 }
 
+int64_t packed_size(const KernelTable& backend, const ForwardArgs& args) {
+  return kernel_of(backend, args).packed_size(args);
+}
+
+void pack(const KernelTable& backend, const ForwardArgs& args, void* packed) {
+  kernel_of(backend, args).pack(args, packed);
+}
+
 void forward(const KernelTable& backend, const ForwardArgs& args) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args);
-  const auto workspace = allocate(kernel.forward_workspace(args));
+  const Memory workspace = allocate(kernel.forward_workspace(args));
   kernel.forward(args, workspace.get());
 }
 
 void backward(const KernelTable& backend, const BackwardArgs& args) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args.forward);
-  const auto workspace = allocate(kernel.backward_workspace(args));
+  const Memory workspace = allocate(kernel.backward_workspace(args));
   kernel.backward(args, workspace.get());
 }
 

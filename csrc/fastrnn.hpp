@@ -22,7 +22,7 @@ struct CellInfo {
 // The cells are numbered as listed in cells/cells.hpp; null past the last one.
 const CellInfo* cell_info(int cell);
 
-constexpr int kMaxRank = 3;
+constexpr int kMaxRank = 4;
 
 // A view of somebody else's memory. Strides are in elements and may be zero or negative.
 struct Tensor {
@@ -45,6 +45,7 @@ struct ForwardArgs {
   Tensor lengths;     // [B] int64   optional, contiguous
   Tensor mask;        // [T, B] bool optional: false carries the state over the step
   Tensor reset;       // [T, B] bool optional: true zeroes the state before the step
+  const void* packed = nullptr;  // the weights and biases as pack() laid them out; null: forward packs them itself
 
   Tensor y;        // [T, B, H]    h at every step; exactly 0 beyond a row's length
   Tensor h_n;      // [B, H]       h after the last valid step
@@ -67,7 +68,9 @@ struct BackwardArgs {
 // One backend: an instruction set of this CPU, or CUDA. The only thing that a backend exports.
 struct KernelTable {
   struct Kernel {
-    int64_t (*forward_workspace)(const ForwardArgs&);  // bytes, aligned to 64
+    int64_t (*packed_size)(const ForwardArgs&);  // all sizes in bytes, all memory aligned to 64
+    void (*pack)(const ForwardArgs&, void* packed);
+    int64_t (*forward_workspace)(const ForwardArgs&);
     void (*forward)(const ForwardArgs&, void* workspace);
     int64_t (*backward_workspace)(const BackwardArgs&);
     void (*backward)(const BackwardArgs&, void* workspace);
@@ -91,9 +94,15 @@ const KernelTable& find_backend(const char* name);
 enum class Layout { kTimeMajor, kBatchFirst, kStep };
 
 // Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument, the wanted shape and
-// what came. lengths must be the core's own copy, or it could change between check and use.
+// what came. lengths must be the core's own copy, or it could change between check and use. check_weights is the part
+// of check_forward that needs no x.
+void check_weights(const char* function, const ForwardArgs& args);
 void check_forward(const char* function, const ForwardArgs& args, Layout layout);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);
+
+// The weights and biases of `args` in the order in which the kernels read them, for ForwardArgs::packed.
+int64_t packed_size(const KernelTable& backend, const ForwardArgs& args);
+void pack(const KernelTable& backend, const ForwardArgs& args, void* packed);
 
 // Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the time loop allocates.
 void forward(const KernelTable& backend, const ForwardArgs& args);

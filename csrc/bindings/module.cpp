@@ -2,13 +2,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "bindings/array.hpp"
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn::bindings {
 namespace {
@@ -54,20 +57,20 @@ struct Call {
 
   // a new array [T, B, last] in the caller's layout, and its time-major view
   py::object allocate_sequence(int64_t last, Tensor& view) const {
-    Held held = layout == Layout::kBatchFirst ? allocate(args.x.dtype, {B(), T(), last})
-                                              : allocate(args.x.dtype, {T(), B(), last});
+    Held held = layout == Layout::kBatchFirst ? new_array(args.x.dtype, {B(), T(), last})
+                                              : new_array(args.x.dtype, {T(), B(), last});
     view = time_major(held.tensor);
     return held.owner;
   }
 
   py::object allocate_matrix(int64_t rows, int64_t columns, Tensor& view) const {
-    Held held = allocate(args.x.dtype, {rows, columns});
+    Held held = new_array(args.x.dtype, {rows, columns});
     view = held.tensor;
     return held.owner;
   }
 
   py::object allocate_vector(int64_t size, Tensor& view) const {
-    Held held = allocate(args.x.dtype, {size});
+    Held held = new_array(args.x.dtype, {size});
     view = held.tensor;
     return held.owner;
   }
@@ -83,44 +86,62 @@ struct Saved {
   Call call;
 };
 
-void take_inputs(Call& call, py::handle x, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
-                 py::handle h0, py::handle c0) {
-  const bool step = call.layout == Layout::kStep;
+// The weights of one layer, checked and packed once for many calls. Refers to the arrays: they must not change.
+struct Weights {
+  Call call;
+  Memory packed;
+};
+
+void take_weights(Call& call, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh) {
+  call.args.w_ih = call.take("w_ih", w_ih, Access::kAnyStride);
+  call.args.w_hh = call.take("w_hh", w_hh, Access::kAnyStride);
+  call.args.b_ih = call.take("b_ih", b_ih, Access::kAnyStride);
+  call.args.b_hh = call.take("b_hh", b_hh, Access::kAnyStride);
+}
+
+void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
   call.like = py::reinterpret_borrow<py::object>(x);
-  ForwardArgs& a = call.args;
-  a.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
-  if (step && a.x.present) {  // [B, I] is one step of a sequence
-    for (int i = kMaxRank - 1; i > 0; --i) a.x.shape[i] = a.x.shape[i - 1], a.x.stride[i] = a.x.stride[i - 1];
-    a.x.rank += 1;
-    a.x.shape[0] = 1;
-    a.x.stride[0] = 0;
+  call.args.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
+  call.args.h0 = call.take("h0", h0, Access::kUnitLastStride);
+  call.args.c0 = call.take("c0", c0, Access::kUnitLastStride);
+  call.args.threads = num_threads();
+}
+
+void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
+  call.layout = Layout::kStep;
+  call.like = py::reinterpret_borrow<py::object>(x);
+  Tensor& step = call.args.x;
+  step = call.take("x", x, Access::kUnitLastStride);
+  if (step.present) {  // [B, I] is one step of a sequence
+    for (int i = kMaxRank - 1; i > 0; --i) step.shape[i] = step.shape[i - 1], step.stride[i] = step.stride[i - 1];
+    step.rank += 1;
+    step.shape[0] = 1;
+    step.stride[0] = 0;
   }
-  a.w_ih = call.take("w_ih", w_ih, Access::kAnyStride);
-  a.w_hh = call.take("w_hh", w_hh, Access::kAnyStride);
-  a.b_ih = call.take("b_ih", b_ih, Access::kAnyStride);
-  a.b_hh = call.take("b_hh", b_hh, Access::kAnyStride);
-  a.h0 = call.take(step ? "h" : "h0", h0, Access::kUnitLastStride);
-  a.c0 = call.take(step ? "c" : "c0", c0, Access::kUnitLastStride);
-  a.threads = num_threads();
+  call.args.h0 = call.take("h", h, Access::kUnitLastStride);
+  call.args.c0 = call.take("c", c, Access::kUnitLastStride);
+  call.args.threads = num_threads();
+}
+
+Call new_call(const std::string& function, const std::string& cell, const std::optional<std::string>& backend) {
+  Call call;
+  call.function = function;
+  call.backend = &backend_of(backend);
+  call.args.cell = find_cell(cell);
+  return call;
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None)
-py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x, py::handle w_ih,
-                     py::handle w_hh, py::handle b_ih, py::handle b_hh, py::handle h0, py::handle c0,
-                     py::handle lengths, py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
-                     bool return_cell_sequence, const std::optional<std::string>& backend) {
-  Call call;
-  call.function = function;
-  call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
-  call.backend = &backend_of(backend);
+py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
+                       py::handle reset, bool reverse, bool batch_first, bool save, bool return_cell_sequence) {
   ForwardArgs& a = call.args;
-  a.cell = find_cell(cell);
+  call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
   a.reverse = reverse;
-  take_inputs(call, x, w_ih, w_hh, b_ih, b_hh, h0, c0);
-  a.lengths = call.keep(copy_lengths(function, lengths));
-  a.mask = call.time_major(call.keep(copy_flags(function, "mask", mask)));
-  a.reset = call.time_major(call.keep(copy_flags(function, "reset", reset)));
-  check_forward(function.c_str(), a, call.layout);
+  take_sequence(call, x, h0, c0);
+  a.lengths = call.keep(copy_lengths(call.function, lengths));
+  a.mask = call.time_major(call.keep(copy_flags(call.function, "mask", mask)));
+  a.reset = call.time_major(call.keep(copy_flags(call.function, "reset", reset)));
+  check_forward(call.function.c_str(), a, call.layout);
 
   const CellInfo& info = call.cell();
   const bool has_c = info.states == 2;
@@ -129,8 +150,7 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
   const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
   const py::object c = has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
   if (save && info.reserve > 0) {
-    call.owners.push_back(allocate(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}).owner);
-    a.reserve = view_of(py::reinterpret_borrow<py::array>(call.owners.back()), a.x.dtype);
+    a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}));
   }
   call.run_forward();
 
@@ -139,10 +159,67 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
   if (save) {
     call.owners.push_back(y);
     call.owners.push_back(c);
+    a.packed = nullptr;
     saved = py::cast(Saved{std::move(call)});
   }
   return py::make_tuple(to_kind_of(like, y), to_kind_of(like, h_n), to_kind_of(like, c_n), saved,
                         return_cell_sequence ? to_kind_of(like, c) : py::none());
+}
+
+py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x, py::handle w_ih,
+                     py::handle w_hh, py::handle b_ih, py::handle b_hh, py::handle h0, py::handle c0,
+                     py::handle lengths, py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
+                     bool return_cell_sequence, const std::optional<std::string>& backend) {
+  Call call = new_call(function, cell, backend);
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  return run_sequence(std::move(call), x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
+                      return_cell_sequence);
+}
+
+// -> (h, c or None)
+py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
+  take_step(call, x, h, c);
+  ForwardArgs& a = call.args;
+  check_forward(call.function.c_str(), a, call.layout);
+  const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
+  const py::object c_n = call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
+  a.y = a.h_n;  // y of one step is h_n: [1, B, H] over the same memory
+  a.y.rank = 3;
+  a.y.shape[0] = 1, a.y.shape[1] = call.B(), a.y.shape[2] = call.H();
+  a.y.stride[0] = 0, a.y.stride[1] = call.H(), a.y.stride[2] = 1;
+  call.run_forward();
+  return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
+}
+
+py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h, py::handle c,
+                  py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                  const std::optional<std::string>& backend) {
+  Call call = new_call(function, cell, backend);
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  return run_step(std::move(call), x, h, c);
+}
+
+Weights make_weights(const std::string& function, const std::string& cell, py::handle w_ih, py::handle w_hh,
+                     py::handle b_ih, py::handle b_hh, const std::optional<std::string>& backend) {
+  Weights weights{new_call(function, cell, backend), nullptr};
+  Call& call = weights.call;
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  call.args.threads = num_threads();
+  check_weights(function.c_str(), call.args);
+  weights.packed = allocate(packed_size(*call.backend, call.args));
+  const py::gil_scoped_release release;
+  pack(*call.backend, call.args, weights.packed.get());
+  call.args.packed = weights.packed.get();
+  return weights;
+}
+
+py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
+                          py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save) {
+  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save, false);
+}
+
+py::tuple weights_step(const Weights& weights, py::handle x, py::handle h, py::handle c) {
+  return run_step(weights.call, x, h, c);
 }
 
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None)
@@ -185,28 +262,6 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0), out(dc0));
 }
 
-// -> (h, c or None)
-py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h, py::handle c,
-                  py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
-                  const std::optional<std::string>& backend) {
-  Call call;
-  call.function = function;
-  call.layout = Layout::kStep;
-  call.backend = &backend_of(backend);
-  call.args.cell = find_cell(cell);
-  take_inputs(call, x, w_ih, w_hh, b_ih, b_hh, h, c);
-  check_forward(function.c_str(), call.args, call.layout);
-  const bool has_c = call.cell().states == 2;
-  const py::object h_n = call.allocate_matrix(call.B(), call.H(), call.args.h_n);
-  const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), call.args.c_n) : py::none();
-  call.args.y = call.args.h_n;  // y of one step is h_n: [1, B, H] over the same memory
-  call.args.y.rank = 3;
-  call.args.y.shape[0] = 1, call.args.y.shape[1] = call.B(), call.args.y.shape[2] = call.H();
-  call.args.y.stride[0] = 0, call.args.y.stride[1] = call.H(), call.args.y.stride[2] = 1;
-  call.run_forward();
-  return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
-}
-
 std::vector<std::string> backends(bool compiled) {
   std::vector<std::string> names;
   for (int i = 0; const KernelTable* table = compiled_backend(i); ++i) {
@@ -244,7 +299,17 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     }
   });
 
-  py::class_<Saved>(m, "Saved", "What backward needs of a forward call.").def("__repr__", &describe);
+  py::class_<Saved>(m, "Saved", "What backward needs of a forward call.")
+      .def("__repr__", &describe)
+      .def_property_readonly(
+          "backend", [](const Saved& saved) { return saved.call.backend->name; }, "Name of the backend that ran.");
+  py::class_<Weights>(m, "Weights", "The weights of one layer, checked and packed once for many calls.")
+      .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("w_ih"), py::arg("w_hh"),
+           py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
+      .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
+           py::arg("mask"), py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"),
+           "-> (y, h_n, c_n | None, saved | None, None)")
+      .def("step", &weights_step, py::arg("x"), py::arg("h"), py::arg("c"), "-> (h, c | None)");
   m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"), py::arg("w_hh"),
         py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"),
         py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),

@@ -18,8 +18,8 @@ namespace FASTRNN_ISA {
 
 template <template <class> class C, class T>
   requires IsCell<C, Vec<T>>
-constexpr KernelTable::Kernel kKernel = {Forward<C, T>::workspace, Forward<C, T>::run, Backward<C, T>::workspace,
-                                         Backward<C, T>::run};
+constexpr KernelTable::Kernel kKernel = {Forward<C, T>::packed_size, Forward<C, T>::pack, Forward<C, T>::workspace,
+                                         Forward<C, T>::run, Backward<C, T>::workspace, Backward<C, T>::run};
 
 template <template <class> class C>
 struct Kernels {

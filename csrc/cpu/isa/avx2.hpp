@@ -57,6 +57,13 @@ inline Float scale(Float a, Float n) {
 }
 inline __m256 less(Float a, Float b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
 inline Float select(__m256 m, Float yes, Float no) { return {_mm256_blendv_ps(no.v, yes.v, m)}; }
+inline Float zip_low(Float a, Float b) {
+  return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
+}
+inline Float zip_high(Float a, Float b) {
+  return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
+}
+inline void keep_in_register(Float& a) { asm("" : "+x"(a.v)); }
 
 template <>
 struct Vec<double> {
@@ -95,6 +102,13 @@ inline Double scale(Double a, Double n) {
 }
 inline __m256d less(Double a, Double b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ); }
 inline Double select(__m256d m, Double yes, Double no) { return {_mm256_blendv_pd(no.v, yes.v, m)}; }
+inline Double zip_low(Double a, Double b) {
+  return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20)};
+}
+inline Double zip_high(Double a, Double b) {
+  return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31)};
+}
+inline void keep_in_register(Double& a) { asm("" : "+x"(a.v)); }
 
 }  // namespace FASTRNN_ISA
 }  // namespace

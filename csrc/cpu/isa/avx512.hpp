@@ -48,6 +48,15 @@ inline Float copysign(Float a, Float s) {
 inline Float scale(Float a, Float n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline __mmask16 less(Float a, Float b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Float select(__mmask16 m, Float yes, Float no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
+inline Float zip_low(Float a, Float b) {
+  const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+inline Float zip_high(Float a, Float b) {
+  const __m512i from = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+inline void keep_in_register(Float& a) { asm("" : "+v"(a.v)); }
 
 template <>
 struct Vec<double> {
@@ -80,6 +89,13 @@ inline Double copysign(Double a, Double s) {
 inline Double scale(Double a, Double n) { return {_mm512_scalef_pd(a.v, n.v)}; }
 inline __mmask8 less(Double a, Double b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Double select(__mmask8 m, Double yes, Double no) { return {_mm512_mask_blend_pd(m, no.v, yes.v)}; }
+inline Double zip_low(Double a, Double b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v)};
+}
+inline Double zip_high(Double a, Double b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v)};
+}
+inline void keep_in_register(Double& a) { asm("" : "+v"(a.v)); }
 
 }  // namespace FASTRNN_ISA
 }  // namespace

@@ -103,6 +103,8 @@ template <class T>
 inline Vec<T> select(bool m, Vec<T> yes, Vec<T> no) {
   return m ? yes : no;
 }
+template <class T>
+inline void keep_in_register(Vec<T>&) {}
 
 }  // namespace FASTRNN_ISA
 }  // namespace
