@@ -230,7 +230,7 @@ def test_help_is_printed(arguments, capsys):
 # ---------------------------------------------------------------------- info, check, bench
 def test_info_names_versions_backends_and_threads(capsys):
     assert cli.main(["info"]) == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = dict(re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines())
     assert lines["numpy"] == np.__version__
     assert lines["backends"].split(", ")[0] == fastrnn.backends()[0]
     assert lines["threads"] == str(fastrnn.get_num_threads())
