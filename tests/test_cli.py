@@ -109,6 +109,16 @@ def test_resume_continues_as_if_there_had_been_no_break(text):
     assert Path("part").read_bytes() == Path("whole").read_bytes()
 
 
+def test_the_model_does_not_depend_on_the_number_of_threads(text):
+    before = fastrnn.get_num_threads()
+    try:
+        for threads in "12":
+            cli.main(["train", text, "--steps", "20", "--threads", threads, "--model", threads])
+    finally:
+        fastrnn.set_num_threads(before)
+    assert Path("1").read_bytes() == Path("2").read_bytes()
+
+
 def test_resume_with_more_steps_trains_on(text, capsys):
     cli.main(["train", text, "--steps", "3", *SMALL])
     assert cli.main(["train", text, "--resume", "--steps", "7", "--hidden", "16"]) == 0
@@ -230,7 +240,7 @@ def test_help_is_printed(arguments, capsys):
 # ---------------------------------------------------------------------- info, check, bench
 def test_info_names_versions_backends_and_threads(capsys):
     assert cli.main(["info"]) == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = dict(re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines())
     assert lines["numpy"] == np.__version__
     assert lines["backends"].split(", ")[0] == fastrnn.backends()[0]
     assert lines["threads"] == str(fastrnn.get_num_threads())

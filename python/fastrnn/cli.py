@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
             "--threads",
             type=_number(int, 1),
             metavar="N",
-            help="threads to compute with (default: one per core)",
+            help="threads to compute with (default: FASTRNN_NUM_THREADS, or one per core)",
         )
 
     command("info", _info, "Show versions, backends, threads and the frameworks that are installed")

@@ -7,21 +7,21 @@ from importlib import metadata
 
 import numpy as np
 
-from . import backends, get_num_threads
+from . import _core, backends, get_num_threads
 
 _FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "matplotlib")
 
 
 def information() -> dict[str, str]:
     """Names and values, in the order to print them. Imports none of the frameworks it names."""
-    available = backends()
     return {
         "fastrnn": installed("fastrnn") or "not installed: run from its source",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
-        "backends": ", ".join(available),
+        "backends": f"{', '.join(backends())} (best first)",
+        "built for": ", ".join(_core.backends(compiled=True)),
         "threads": str(get_num_threads()),
     } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
 
