@@ -1,5 +1,5 @@
-// Every check of what a caller passes, once, in argument order. A message names the function, the argument, the wanted
-// shape in symbols and numbers, and what came.
+// Every check of what a caller passes, once, in argument order. A message names the function, the
+// argument, the wanted shape in symbols and numbers, and what came.
 #include <string>
 #include <vector>
 
@@ -23,16 +23,21 @@ std::string tuple_of(const std::vector<std::string>& items) {
 
 std::string shape_of(const Tensor& tensor) {
   std::vector<std::string> sizes;
-  for (int i = 0; i < tensor.rank; ++i) sizes.push_back(i < kMaxRank ? std::to_string(tensor.shape[i]) : "...");
+  for (int i = 0; i < tensor.rank; ++i)
+    sizes.push_back(i < kMaxRank ? std::to_string(tensor.shape[i]) : "...");
   return tuple_of(sizes);
 }
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "float32";
-    case DType::kFloat64: return "float64";
-    case DType::kInt64: return "int64";
-    default: return "bool";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt64:
+      return "int64";
+    default:
+      return "bool";
   }
 }
 
@@ -40,7 +45,8 @@ class Check {
  public:
   Check(const char* function, Layout layout) : function_(function), layout_(layout) {}
 
-  [[noreturn]] void fail(const char* argument, const std::string& wanted, const std::string& got) const {
+  [[noreturn]] void fail(const char* argument, const std::string& wanted,
+                         const std::string& got) const {
     throw ValueError(text(argument, wanted, got));
   }
 
@@ -50,7 +56,8 @@ class Check {
 
   void dtype(const char* argument, const Tensor& tensor, DType wanted, const char* as = "") const {
     if (tensor.present && tensor.dtype != wanted) {
-      throw TypeError(text(argument, std::string("of dtype ") + name_of(wanted) + as, name_of(tensor.dtype)));
+      throw TypeError(
+          text(argument, std::string("of dtype ") + name_of(wanted) + as, name_of(tensor.dtype)));
     }
   }
 
@@ -60,12 +67,14 @@ class Check {
     }
   }
 
-  // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are shown as laid out
+  // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are
+  // shown as laid out
   void sequence(const char* argument, const Tensor& tensor, Shape sizes) const {
     shape(argument, tensor, sizes, true);
   }
 
-  void shape(const char* argument, const Tensor& tensor, const Shape& sizes, bool is_sequence = false) const {
+  void shape(const char* argument, const Tensor& tensor, const Shape& sizes,
+             bool is_sequence = false) const {
     if (!tensor.present) return;
     bool right = tensor.rank == static_cast<int>(sizes.size());
     for (size_t i = 0; right && i < sizes.size(); ++i) {
@@ -102,7 +111,8 @@ class Check {
 
  private:
   std::string text(const char* argument, const std::string& wanted, const std::string& got) const {
-    return std::string(function_) + ": argument '" + argument + "' must be " + wanted + ", got " + got;
+    return std::string(function_) + ": argument '" + argument + "' must be " + wanted + ", got " +
+           got;
   }
 
   const char* function_;
@@ -119,10 +129,14 @@ struct Sizes {
     if (__builtin_mul_overflow(H.value, int64_t{gates}, &GH.value)) GH.value = INT64_MAX;
   }
 
-  // No product of sizes that the kernels or the allocation of results form may come near the end of int64.
+  // No product of sizes that the kernels or the allocation of results form may come near the end of
+  // int64.
   bool addressable() const {
-    const auto wide = [](const Size& size, int more) { return static_cast<long double>(size.value) + more; };
-    return wide(T, 0) * wide(B, 0) * (wide(I, 64) + 10 * wide(H, 64)) + 16 * wide(H, 64) * (wide(I, 64) + wide(H, 64)) <
+    const auto wide = [](const Size& size, int more) {
+      return static_cast<long double>(size.value) + more;
+    };
+    return wide(T, 0) * wide(B, 0) * (wide(I, 64) + 10 * wide(H, 64)) +
+               16 * wide(H, 64) * (wide(I, 64) + wide(H, 64)) <
            0x1p56L;
   }
 };
@@ -171,7 +185,8 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   check.sequence("x", a.x, {{"T", Check::kAny}, {"B", Check::kAny}, {"I", Check::kAny}});
   check.positive("x", n.I, a.x);
   check_weights(check, a, n, " as x is");
-  for (const auto& [name, state] : {std::pair{step ? "h" : "h0", &a.h0}, std::pair{step ? "c" : "c0", &a.c0}}) {
+  for (const auto& [name, state] :
+       {std::pair{step ? "h" : "h0", &a.h0}, std::pair{step ? "c" : "c0", &a.c0}}) {
     check.dtype(name, *state, a.x.dtype, " as x is");
     check.shape(name, *state, {n.B, n.H});
   }
@@ -193,8 +208,8 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
 }
 
 // state [L, B, H] of a stack of layers that x, one step [1, B, I], goes through
-void check_stacked_state(const char* function, const char* argument, const Tensor& state, const Tensor& x,
-                         int64_t layers, int64_t hidden) {
+void check_stacked_state(const char* function, const char* argument, const Tensor& state,
+                         const Tensor& x, int64_t layers, int64_t hidden) {
   const Check check(function, Layout::kStep);
   check.dtype(argument, state, x.dtype, " as x is");
   check.shape(argument, state, {{"L", layers}, {"B", x.shape[1]}, {"H", hidden}});

@@ -44,7 +44,9 @@ const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardAr
 
 }  // namespace
 
-const CellInfo* cell_info(int cell) { return cell >= 0 && cell < kInfo.kCount ? &kInfo.of[cell] : nullptr; }
+const CellInfo* cell_info(int cell) {
+  return cell >= 0 && cell < kInfo.kCount ? &kInfo.of[cell] : nullptr;
+}
 
 const KernelTable* compiled_backend(int index) {
   return index >= 0 && index < kBackendCount ? kBackends[index]() : nullptr;
@@ -64,8 +66,8 @@ const KernelTable& find_backend(const char* name) {
       throw ValueError("backend '" + std::string(name) + "' cannot run on this machine");
     }
   }
-  throw ValueError((from_environment ? "FASTRNN_BACKEND" : "backend") + std::string(" must be one of ") + usable +
-                   "; got '" + name + "'");
+  throw ValueError((from_environment ? "FASTRNN_BACKEND" : "backend") +
+                   std::string(" must be one of ") + usable + "; got '" + name + "'");
 }
 
 int64_t packed_size(const KernelTable& backend, const ForwardArgs& args) {

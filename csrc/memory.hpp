@@ -14,6 +14,8 @@ struct FreeAligned {
 };
 using Memory = std::unique_ptr<void, FreeAligned>;
 
-inline Memory allocate(int64_t bytes) { return Memory(::operator new(static_cast<size_t>(bytes), kAlignment)); }
+inline Memory allocate(int64_t bytes) {
+  return Memory(::operator new(static_cast<size_t>(bytes), kAlignment));
+}
 
 }  // namespace fastrnn

@@ -11,9 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-import fastrnn
 import numpy as np
 import pytest
+
+import fastrnn
 from fastrnn import cli
 from fastrnn.language_model import Trainer, default_text, read_corpus
 

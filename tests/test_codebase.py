@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import resolve_name
 from pathlib import Path
 
-import fastrnn
 import pytest
 from commands import ROOT, attempt, run
+
+import fastrnn
 from fastrnn import _core
 
 PACKAGE = ROOT / "python" / "fastrnn"

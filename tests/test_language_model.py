@@ -10,6 +10,7 @@ import signal
 
 import numpy as np
 import pytest
+
 from fastrnn.language_model import (
     CharacterModel,
     Settings,
@@ -337,8 +338,9 @@ def test_a_model_without_line_ends_samples_too():
 
 # ---------------------------------------------------------------------- files and settings
 def test_files_that_are_no_models_say_so(tmp_path):
-    import fastrnn
     from safetensors.numpy import save_file
+
+    import fastrnn
 
     Trainer(small_corpus(), SMALL).save(tmp_path / "model")
     content = (tmp_path / "model").read_bytes()

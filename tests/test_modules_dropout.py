@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fastrnn
 import numpy as np
 import pytest
+
+import fastrnn
 from fastrnn.dropout import dropout_mask, layer_key, philox
 
 

@@ -8,9 +8,9 @@ import sys
 import tarfile
 from pathlib import Path
 
-import fastrnn
 import pytest
 from commands import ROOT, attempt, program, run
+
 from fastrnn import _core
 
 

@@ -1,4 +1,5 @@
-// The only file that Python sees: objects to views, checks, allocation of results, kernels without the GIL.
+// The only file that Python sees: objects to views, checks, allocation of results, kernels without
+// the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -81,7 +82,8 @@ struct Call {
   }
 };
 
-// What backward needs of a forward call: views of x, the weights and y, which are the caller's, and c and the gates.
+// What backward needs of a forward call: views of x, the weights and y, which are the caller's, and
+// c and the gates.
 struct Saved {
   Call call;
 };
@@ -90,22 +92,26 @@ struct Saved {
 Tensor slice(const Tensor& tensor, int64_t i) {
   Tensor part = tensor;
   if (!tensor.present) return part;
-  part.data = static_cast<char*>(tensor.data) + i * tensor.stride[0] * (tensor.dtype == DType::kFloat32 ? 4 : 8);
+  part.data = static_cast<char*>(tensor.data) +
+              i * tensor.stride[0] * (tensor.dtype == DType::kFloat32 ? 4 : 8);
   part.rank -= 1;
-  for (int d = 0; d < part.rank; ++d) part.shape[d] = tensor.shape[d + 1], part.stride[d] = tensor.stride[d + 1];
+  for (int d = 0; d < part.rank; ++d)
+    part.shape[d] = tensor.shape[d + 1], part.stride[d] = tensor.stride[d + 1];
   return part;
 }
 
 Tensor one_step(const Tensor& rows) {  // [B, n] as [1, B, n]
   Tensor step = rows;
-  for (int d = kMaxRank - 1; d > 0; --d) step.shape[d] = rows.shape[d - 1], step.stride[d] = rows.stride[d - 1];
+  for (int d = kMaxRank - 1; d > 0; --d)
+    step.shape[d] = rows.shape[d - 1], step.stride[d] = rows.stride[d - 1];
   step.rank += 1;
   step.shape[0] = 1;
   step.stride[0] = 0;
   return step;
 }
 
-// The weights of one layer, checked and packed once for many calls. Refers to the arrays: they must not change.
+// The weights of one layer, checked and packed once for many calls. Refers to the arrays: they must
+// not change.
 struct Weights {
   Call call;
   Memory packed;
@@ -135,7 +141,8 @@ void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
   call.args.threads = num_threads();
 }
 
-Call new_call(const std::string& function, const std::string& cell, const std::optional<std::string>& backend) {
+Call new_call(const std::string& function, const std::string& cell,
+              const std::optional<std::string>& backend) {
   Call call;
   call.function = function;
   call.backend = &backend_of(backend);
@@ -144,8 +151,9 @@ Call new_call(const std::string& function, const std::string& cell, const std::o
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None)
-py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
-                       py::handle reset, bool reverse, bool batch_first, bool save, bool return_cell_sequence) {
+py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
+                       py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
+                       bool return_cell_sequence) {
   ForwardArgs& a = call.args;
   call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
   a.reverse = reverse;
@@ -160,7 +168,8 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
   const py::object y = call.allocate_sequence(call.H(), a.y);
   const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
   const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
-  const py::object c = has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
+  const py::object c =
+      has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
   if (save && info.reserve > 0) {
     a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}));
   }
@@ -178,9 +187,10 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
                         return_cell_sequence ? to_kind_of(like, c) : py::none());
 }
 
-py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x, py::handle w_ih,
-                     py::handle w_hh, py::handle b_ih, py::handle b_hh, py::handle h0, py::handle c0,
-                     py::handle lengths, py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
+py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x,
+                     py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                     py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
+                     py::handle reset, bool reverse, bool batch_first, bool save,
                      bool return_cell_sequence, const std::optional<std::string>& backend) {
   Call call = new_call(function, cell, backend);
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
@@ -194,22 +204,24 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
   ForwardArgs& a = call.args;
   check_forward(call.function.c_str(), a, call.layout);
   const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
-  const py::object c_n = call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
+  const py::object c_n =
+      call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
   a.y = one_step(a.h_n);  // over the same memory
   call.run_forward();
   return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
 }
 
-py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h, py::handle c,
-                  py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
+py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h,
+                  py::handle c, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
                   const std::optional<std::string>& backend) {
   Call call = new_call(function, cell, backend);
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   return run_step(std::move(call), x, h, c);
 }
 
-Weights make_weights(const std::string& function, const std::string& cell, py::handle w_ih, py::handle w_hh,
-                     py::handle b_ih, py::handle b_hh, const std::optional<std::string>& backend) {
+Weights make_weights(const std::string& function, const std::string& cell, py::handle w_ih,
+                     py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                     const std::optional<std::string>& backend) {
   Weights weights{new_call(function, cell, backend), nullptr};
   Call& call = weights.call;
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
@@ -222,13 +234,17 @@ Weights make_weights(const std::string& function, const std::string& cell, py::h
   return weights;
 }
 
-py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
-                          py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save) {
-  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save, false);
+py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0,
+                          py::handle lengths, py::handle mask, py::handle reset, bool reverse,
+                          bool batch_first, bool save) {
+  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
+                      false);
 }
 
-// One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B, H]
-py::tuple stack_step(const std::string& function, const py::list& layers, py::handle x, py::handle h, py::handle c) {
+// One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
+// H]
+py::tuple stack_step(const std::string& function, const py::list& layers, py::handle x,
+                     py::handle h, py::handle c) {
   const int64_t count = static_cast<int64_t>(layers.size());
   const Held x_held = hold(function, "x", x, Access::kUnitLastStride);
   const Held h_held = hold(function, "h", h, Access::kUnitLastStride);
@@ -260,16 +276,18 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
 }
 
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None)
-py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells, py::handle saved_object,
-                      py::handle dy, py::handle dh_n, py::handle dc_n) {
+py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
+                      py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n) {
   if (!py::isinstance<Saved>(saved_object)) {
-    throw TypeError(argument(function, "saved") + " must be what a forward call with save=True returned, got " +
+    throw TypeError(argument(function, "saved") +
+                    " must be what a forward call with save=True returned, got " +
                     type_name(saved_object));
   }
   const Call& call = py::cast<const Saved&>(saved_object).call;
   const CellInfo& info = call.cell();
   if (std::find(cells.begin(), cells.end(), info.name) == cells.end()) {
-    throw TypeError(argument(function, "saved") + " must come from the forward function of the same cell, got one of " +
+    throw TypeError(argument(function, "saved") +
+                    " must come from the forward function of the same cell, got one of " +
                     call.function);
   }
   BackwardArgs a;
@@ -296,7 +314,8 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
     backward(*call.backend, a);
   }
   const auto out = [&](const py::object& array) { return to_kind_of(call.like, array); };
-  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0), out(dc0));
+  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0),
+                        out(dc0));
 }
 
 std::vector<std::string> backends(bool compiled) {
@@ -308,15 +327,16 @@ std::vector<std::string> backends(bool compiled) {
 }
 
 void py_set_num_threads(int n) {
-  if (n < 1) throw ValueError("set_num_threads: argument 'n' must be >= 1, got " + std::to_string(n));
+  if (n < 1)
+    throw ValueError("set_num_threads: argument 'n' must be >= 1, got " + std::to_string(n));
   set_num_threads(n);
 }
 
 std::string describe(const Saved& saved) {
   const Call& call = saved.call;
-  return "<saved result of " + call.function + ": T=" + std::to_string(call.T()) + ", B=" + std::to_string(call.B()) +
-         ", I=" + std::to_string(call.args.x.shape[2]) + ", H=" + std::to_string(call.H()) +
-         ", backend=" + call.backend->name + ">";
+  return "<saved result of " + call.function + ": T=" + std::to_string(call.T()) +
+         ", B=" + std::to_string(call.B()) + ", I=" + std::to_string(call.args.x.shape[2]) +
+         ", H=" + std::to_string(call.H()) + ", backend=" + call.backend->name + ">";
 }
 
 }  // namespace
@@ -339,25 +359,31 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   py::class_<Saved>(m, "Saved", "What backward needs of a forward call.")
       .def("__repr__", &describe)
       .def_property_readonly(
-          "backend", [](const Saved& saved) { return saved.call.backend->name; }, "Name of the backend that ran.");
-  py::class_<Weights>(m, "Weights", "The weights of one layer, checked and packed once for many calls.")
-      .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("w_ih"), py::arg("w_hh"),
-           py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
-      .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
-           py::arg("mask"), py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"),
-           "-> (y, h_n, c_n | None, saved | None, None)");
-  m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"), py::arg("h"), py::arg("c"),
+          "backend", [](const Saved& saved) { return saved.call.backend->name; },
+          "Name of the backend that ran.");
+  py::class_<Weights>(m, "Weights",
+                      "The weights of one layer, checked and packed once for many calls.")
+      .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("w_ih"),
+           py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
+      .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"),
+           py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
+           py::arg("batch_first"), py::arg("save"), "-> (y, h_n, c_n | None, saved | None, None)");
+  m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"),
+        py::arg("h"), py::arg("c"),
         "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");
-  m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"), py::arg("w_hh"),
-        py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"),
-        py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
+  m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"),
+        py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"),
+        py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
+        py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
         py::arg("backend"), "-> (y, h_n, c_n | None, saved | None, c | None)");
-  m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"), py::arg("dy"),
-        py::arg("dh_n"), py::arg("dc_n"), "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
-  m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"), py::arg("c"),
-        py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"),
-        "-> (h, c | None)");
-  m.def("backends", &backends, py::arg("compiled"), "Names, best first: of this build, or those that run here.");
+  m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
+        py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"),
+        "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
+  m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
+        py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),
+        py::arg("backend"), "-> (h, c | None)");
+  m.def("backends", &backends, py::arg("compiled"),
+        "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
 }

@@ -1,9 +1,11 @@
-// Forward over a sequence: per chunk of steps one input product for gx, then step by step the recurrent product of a
-// tile of rows x units, with the cell run on the tile while it is in registers and L1.
+// Forward over a sequence: per chunk of steps one input product for gx, then step by step the
+// recurrent product of a tile of rows x units, with the cell run on the tile while it is in
+// registers and L1.
 //
 //   gx [rows of the chunk, blocks, G, V]   h, c: panels [B, padded H] of the current state
 //
-// Rows are independent: each thread takes its own rows through the whole sequence and there is no barrier.
+// Rows are independent: each thread takes its own rows through the whole sequence and there is no
+// barrier.
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -25,7 +27,8 @@ class Forward {
   static constexpr int S = Cell::kStates;
   static constexpr int R = Cell::kReserve;
   static constexpr int E = Cell::kEarly;
-  static constexpr int L = G - E;  // gates of the late phase: all of them but for a cell with two products
+  static constexpr int L =
+      G - E;  // gates of the late phase: all of them but for a cell with two products
   static constexpr int kLanes = V::kLanes;
 
   static int64_t packed_size(const ForwardArgs& a) {
@@ -55,7 +58,8 @@ class Forward {
   }
 
  private:
-  // [blocks, K, gates, V] for the matrices, [blocks, gates, V] for the biases; the gates of a phase lie together
+  // [blocks, K, gates, V] for the matrices, [blocks, gates, V] for the biases; the gates of a phase
+  // lie together
   struct Packed {
     int64_t I, H;
     T *w_ih, *w_early, *w_late, *b_ih, *b_early, *b_late;
@@ -81,17 +85,18 @@ class Forward {
       });
     }
 
-    void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates, T* packed) const {
+    void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates,
+                     T* packed) const {
       const int64_t gate_stride = H * w.stride[0];
-      pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, H, length, gates, w.stride[0], w.stride[1],
-                 gate_stride, packed);
+      pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, H, length, gates,
+                 w.stride[0], w.stride[1], gate_stride, packed);
     }
 
     void pack_bias(const Tensor& b, int64_t block, int gate, int gates, T* packed) const {
       if (b.present) {
         const int64_t gate_stride = H * b.stride[0];
-        pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, H, 1, gates, b.stride[0], 0, gate_stride,
-                   packed);
+        pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, H, 1, gates,
+                   b.stride[0], 0, gate_stride, packed);
       } else {
         copy_or_zero<T>(packed + block * gates * kLanes, nullptr, gates * kLanes);
       }
@@ -100,7 +105,8 @@ class Forward {
 
   static Packed packed_weights(const ForwardArgs& a, Arena& workspace) {
     if (!a.packed) return Packed(a, workspace);
-    Arena packed{static_cast<char*>(const_cast<void*>(a.packed))};  // only read: fill() is not called
+    Arena packed{
+        static_cast<char*>(const_cast<void*>(a.packed))};  // only read: fill() is not called
     return Packed(a, packed);
   }
 
@@ -111,8 +117,8 @@ class Forward {
         blocks_(blocks_of<T>(seq_.H)),
         width_(padded<T>(seq_.H)),
         ranges_(static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes /
-                                             (larger(1, seq_.B / ranges_) * G * width_ * int64_t{sizeof(T)})))) {
+        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes / (larger(1, seq_.B / ranges_) * G *
+                                                               width_ * int64_t{sizeof(T)})))) {
     first_ = arena.take<int64_t>(ranges_ + 1);
     x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
@@ -130,7 +136,8 @@ class Forward {
     for (int64_t r = first; r < last; ++r) {
       load_state(a_.h0, r, h + (r - first) * width);
       if (S == 2) load_state(a_.c0, r, c + (r - first) * width);
-      if (seq_.length[r] == 0) store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
+      if (seq_.length[r] == 0)
+        store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
       for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
         copy_or_zero<T>(row_of<T>(a_.y, t, seq_.batch[r]), nullptr, H);
         if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, seq_.batch[r]), nullptr, H);
@@ -162,7 +169,8 @@ class Forward {
     int64_t count = 0;
     for (int64_t s = start; s < end; ++s) {
       const int64_t rows = seq_.active(first, last, s);
-      for (int64_t r = first; r < first + rows; ++r) x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
+      for (int64_t r = first; r < first + rows; ++r)
+        x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
     }
     for_each_tile<G>(count, blocks_, [&](const Tile& tile) {
       Left<T> left{{}, 1, seq_.I, 1, {0}};
@@ -184,15 +192,16 @@ class Forward {
       recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, gh);
       for (int m = 0; m < tile.rows; ++m) {
         const int64_t r = tile.row + m;
-        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_, gh + m * tile.blocks * L * kLanes,
-                   h + r * width_, h_next + r * width_, S == 2 ? c + r * width_ : nullptr);
+        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
+                   gh + m * tile.blocks * L * kLanes, h + r * width_, h_next + r * width_,
+                   S == 2 ? c + r * width_ : nullptr);
       }
     });
   }
 
   // h' = panel row `h` at unit blocks [block, block + blocks)
-  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh, const T* h, T* h_next,
-                  T* c) const {
+  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh,
+                  const T* h, T* h_next, T* c) const {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
     const bool masked = seq_.masked(row, s);
     T* y = row_of<T>(a_.y, t, b);

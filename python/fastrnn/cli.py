@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import get_num_threads, set_num_threads
-from .info import information, installed
+from .info import installed, show_config
 
 if TYPE_CHECKING:
     from .language_model import Trainer
@@ -50,10 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 # ---------------------------------------------------------------------- commands
 def _info(options: argparse.Namespace) -> int:
-    values = information()
-    width = max(map(len, values))
-    for name, value in values.items():
-        print(f"{name:{width}}  {value}")
+    show_config()
     return 0
 
 

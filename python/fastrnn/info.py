@@ -26,6 +26,14 @@ def information() -> dict[str, str]:
     } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
 
 
+def show_config() -> None:
+    """Print the version, the backends, the threads and the frameworks of this installation."""
+    values = information()
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:{width}}  {value}")
+
+
 def installed(distribution: str) -> str | None:
     """The version of an installed distribution, or None; nothing is imported."""
     try:
