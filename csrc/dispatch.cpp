@@ -38,6 +38,40 @@ struct Info {
 };
 constexpr auto kInfo = per_cell<Info>();
 
+// Scratch of one call. Up to kKept bytes a thread stay for its next call: fresh memory would cost a
+// page fault for every 4 KiB, in training up to a tenth of the time.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : size_(kept_size) {
+    memory_.swap(kept);
+    kept_size = 0;
+    if (size_ < bytes) {
+      memory_ = nullptr;
+      memory_ = allocate(bytes);
+      size_ = bytes;
+    }
+  }
+  ~Workspace() {
+    if (size_ > kKept) return;
+    kept.swap(memory_);
+    kept_size = size_;
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() { return memory_.get(); }
+
+ private:
+  static constexpr int64_t kKept = 64 << 20;
+  static thread_local Memory kept;
+  static thread_local int64_t kept_size;
+
+  Memory memory_;
+  int64_t size_;
+};
+thread_local Memory Workspace::kept;
+thread_local int64_t Workspace::kept_size = 0;
+
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args) {
   return backend.kernels[args.cell].of[static_cast<int>(args.w_ih.dtype)];
 }
@@ -80,14 +114,14 @@ void pack(const KernelTable& backend, const ForwardArgs& args, void* packed) {
 
 void forward(const KernelTable& backend, const ForwardArgs& args) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args);
-  const Memory workspace = allocate(kernel.forward_workspace(args));
-  kernel.forward(args, workspace.get());
+  Workspace workspace(kernel.forward_workspace(args));
+  kernel.forward(args, workspace.data());
 }
 
 void backward(const KernelTable& backend, const BackwardArgs& args) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args.forward);
-  const Memory workspace = allocate(kernel.backward_workspace(args));
-  kernel.backward(args, workspace.get());
+  Workspace workspace(kernel.backward_workspace(args));
+  kernel.backward(args, workspace.data());
 }
 
 }  // namespace fastrnn
