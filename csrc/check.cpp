@@ -69,7 +69,7 @@ class Check {
 
   // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are
   // shown as laid out
-  void sequence(const char* argument, const Tensor& tensor, Shape sizes) const {
+  void sequence(const char* argument, const Tensor& tensor, const Shape& sizes) const {
     shape(argument, tensor, sizes, true);
   }
 

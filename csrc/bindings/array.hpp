@@ -126,7 +126,7 @@ inline Held copy_flags(const std::string& function, const char* name, py::handle
   return {copy, view_of(copy, DType::kBool)};
 }
 
-inline Held new_array(DType dtype, std::vector<py::ssize_t> shape) {
+inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape) {
   const py::array array(dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>(),
                         shape);
   return {array, view_of(array, dtype)};

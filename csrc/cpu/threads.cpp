@@ -136,8 +136,8 @@ Pool& pool() {
 int default_threads() {
   for (const char* name : {"FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"}) {
     const char* value = std::getenv(name);
-    const int n = value ? std::atoi(value) : 0;
-    if (n > 0) return n;
+    const int64_t n = value ? std::strtoll(value, nullptr, 10) : 0;
+    if (n > 0) return static_cast<int>(std::min<int64_t>(n, 1 << 16));
   }
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
