@@ -4,7 +4,8 @@
 namespace fastrnn {
 namespace {
 
-constexpr KernelTable kTable = {"cuda", [] { return false; }, nullptr, "fastrnn was built without CUDA"};
+constexpr KernelTable kTable = {"cuda", [] { return false; }, nullptr,
+                                "fastrnn was built without CUDA"};
 
 }  // namespace
 

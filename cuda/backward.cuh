@@ -1,9 +1,11 @@
 // Back-propagation through time (Werbos 1990):
-//   1. a kernel a step, last to first: dh = W_hh^T dgates(s + 1) + dy, the cell's backward, the gate gradients to
+//   1. a kernel a step, last to first: dh = W_hh^T dgates(s + 1) + dy, the cell's backward, the
+//   gate gradients to
 //      dgates [T, B, D*H] (D slots); a second kernel for a cell with an early phase
-//   2. dx = dgates W_ih, dw_ih = dgates^T x, dw_hh = dgates^T h', db = sum of dgates, over all steps at once
-// Where no step works (beyond a row's length, masked) dgates, and the rows that multiply it, are zeros.
-// Threads and tiles as in forward.cuh. Every sum has one order; there are no atomics.
+//   2. dx = dgates W_ih, dw_ih = dgates^T x, dw_hh = dgates^T h', db = sum of dgates, over all
+//   steps at once
+// Where no step works (beyond a row's length, masked) dgates, and the rows that multiply it, are
+// zeros. Threads and tiles as in forward.cuh. Every sum has one order; there are no atomics.
 #pragma once
 
 #include "forward.cuh"
@@ -15,18 +17,20 @@ namespace cuda {
 template <class T>
 struct BackwardData {
   Sequence seq;
-  const T* w_hh;            // [G*H, H]
-  const T* zeros;           // [D*H]
-  const T* dy;              // [T, B, H] or null
-  const T* reserve;         // [T, B, R*H]
+  const T* w_hh;      // [G*H, H]
+  const T* zeros;     // [D*H]
+  const T* dy;        // [T, B, H] or null
+  const T* reserve;   // [T, B, R*H]
   State<T> state[2];  // h, c
-  T* dgates;                // [T, B, D*H]
-  T* dstate[2];             // [B, H]  gradient of the state after the current step, but for what W_hh brings
+  T* dgates;          // [T, B, D*H]
+  T* dstate[2];  // [B, H]  gradient of the state after the current step, but for what W_hh brings
 };
 
-// sum[m] += W_hh^T dgates for the gates [first_gate, last_gate); rows[m] holds the D*H gate gradients of a batch row
+// sum[m] += W_hh^T dgates for the gates [first_gate, last_gate); rows[m] holds the D*H gate
+// gradients of a batch row
 template <class Cell, class T>
-FASTRNN_HD void recurrent_gradient(const BackwardData<T>& p, const T* const (&rows)[StepTile::kRows], int first_gate,
+FASTRNN_HD void recurrent_gradient(const BackwardData<T>& p,
+                                   const T* const (&rows)[StepTile::kRows], int first_gate,
                                    int last_gate, int64_t unit, T (&sum)[StepTile::kRows][1]) {
   const int64_t H = p.seq.H;
   for (int g = first_gate; g < last_gate; ++g) {
@@ -69,7 +73,7 @@ __global__ void backward_step_kernel(BackwardData<T> p, int64_t s) {
     const int64_t b = tile.first + m;
     if (!p.seq.valid(b, s)) continue;
     const int64_t row = p.seq.row(b, s);
-    V prev[S], curr[S], saved[R > 0 ? R : 1], dcurr[S], gradients[D], dprev[S];
+    V prev[S], curr[S], saved[R > 0 ? R : 1], dcurr[S], gradients[D] = {}, dprev[S];
     for (int i = 0; i < S; ++i) dcurr[i] = V::set(p.dstate[i][b * H + unit]);
     dcurr[0] = dcurr[0] + V::set(product[m][0]);
     if (p.dy) dcurr[0] = dcurr[0] + V::set(p.dy[row * H + unit]);
@@ -135,11 +139,13 @@ __global__ void initial_state_kernel(BackwardData<T> p) {
   T product[StepTile::kRows][1];
   incoming_gradient<C<Vec<T>>>(p, tile, -1, product);
   for (int m = 0; m < StepTile::kRows; ++m) {
-    if (tile.first + m < p.seq.B) p.dstate[0][(tile.first + m) * p.seq.H + tile.unit] += product[m][0];
+    if (tile.first + m < p.seq.B)
+      p.dstate[0][(tile.first + m) * p.seq.H + tile.unit] += product[m][0];
   }
 }
 
-// left [T, B, H] = h', or for kLate r h' (r is the first value of the reserve); zeros where no step works
+// left [T, B, H] = h', or for kLate r h' (r is the first value of the reserve); zeros where no step
+// works
 template <template <class> class C, bool kLate, class T>
 __global__ void left_factor_kernel(BackwardData<T> p, T* left) {
   const int64_t H = p.seq.H, unit = thread_index() % H, row = thread_index() / H;
@@ -164,7 +170,8 @@ __global__ void clear_idle_kernel(Sequence seq, int64_t width, T* values) {
 
 // sums[n] = sum over rows of values[row * stride + n]
 template <class T>
-__global__ void column_sum_kernel(int64_t rows, int64_t columns, const T* values, int64_t stride, T* sums) {
+__global__ void column_sum_kernel(int64_t rows, int64_t columns, const T* values, int64_t stride,
+                                  T* sums) {
   const int64_t n = thread_index();
   if (n >= columns) return;
   T sum = T(0);
@@ -180,13 +187,14 @@ class Backward {
     backward.recurrence();
     backward.input_gradient();
     backward.weight_gradients();
-    backward.bias_gradient(a.db_ih, Cell::slot_x);
-    backward.bias_gradient(a.db_hh, Cell::slot_h);
+    backward.template bias_gradient<Cell::slot_x>(a.db_ih);
+    backward.template bias_gradient<Cell::slot_h>(a.db_hh);
   }
 
  private:
   using Cell = C<Vec<T>>;
-  static constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly, D = Cell::kSlots;
+  static constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly,
+                       D = Cell::kSlots;
 
   explicit Backward(const BackwardArgs& a)
       : a_(a),
@@ -228,10 +236,16 @@ class Backward {
     const DeviceArray<T> w_ih = upload<T>(f_.w_ih);
     const DeviceArray<T> dx(rows_ * I);
     for (int g = 0; g < G; ++g) {
-      launch_product<T>({rows_, I, H, {gate_gradients(Cell::slot_x(g)), D * H, 1}, {w_ih.data() + g * H * I, I, 1},
-                         {g > 0 ? dx.data() : nullptr, I, 1}, {dx.data(), I, 1}});
+      launch_product<T>({rows_,
+                         I,
+                         H,
+                         {gate_gradients(Cell::slot_x(g)), D * H, 1},
+                         {w_ih.data() + g * H * I, I, 1},
+                         {g > 0 ? dx.data() : nullptr, I, 1},
+                         {dx.data(), I, 1}});
     }
-    launch(clear_idle_kernel<T>, rows_ * I, seq_, I, dx.data());  // weights that are not finite gave NaN there
+    launch(clear_idle_kernel<T>, rows_ * I, seq_, I,
+           dx.data());  // weights that are not finite gave NaN there
     download(dx, a_.dx);
   }
 
@@ -241,34 +255,39 @@ class Backward {
       const DeviceArray<T> x = upload<T>(f_.x);
       launch(clear_idle_kernel<T>, rows_ * I, seq_, I, x.data());  // x may hold anything there
       const DeviceArray<T> dw(G * H * I);
-      weight_products(0, G, Cell::slot_x, x.data(), I, dw.data());
+      weight_products<Cell::slot_x>(0, G, x.data(), I, dw.data());
       download(dw, a_.dw_ih);
     }
     if (a_.dw_hh.present) {
       const DeviceArray<T> left(rows_ * H);
       const DeviceArray<T> dw(G * H * H);
       launch(left_factor_kernel<C, false, T>, rows_ * H, p_, left.data());
-      weight_products(0, kDirect<Cell>, Cell::slot_h, left.data(), H, dw.data());
+      weight_products<Cell::slot_h>(0, kDirect<Cell>, left.data(), H, dw.data());
       if constexpr (E > 0) {
         launch(left_factor_kernel<C, true, T>, rows_ * H, p_, left.data());
-        weight_products(E, G, Cell::slot_h, left.data(), H, dw.data());
+        weight_products<Cell::slot_h>(E, G, left.data(), H, dw.data());
       }
       download(dw, a_.dw_hh);
     }
   }
 
   // dw [G*H, width] = dgates^T left, for the gates [first_gate, last_gate)
-  template <class Slot>
-  void weight_products(int first_gate, int last_gate, const Slot& slot, const T* left, int64_t width, T* dw) const {
+  template <int (*slot)(int)>
+  void weight_products(int first_gate, int last_gate, const T* left, int64_t width, T* dw) const {
     const int64_t H = seq_.H;
     for (int g = first_gate; g < last_gate; ++g) {
-      launch_product<T>({H, width, rows_, {gate_gradients(slot(g)), 1, D * H}, {left, width, 1}, {},
+      launch_product<T>({H,
+                         width,
+                         rows_,
+                         {gate_gradients(slot(g)), 1, D * H},
+                         {left, width, 1},
+                         {},
                          {dw + g * H * width, width, 1}});
     }
   }
 
-  template <class Slot>
-  void bias_gradient(const Tensor& view, const Slot& slot) const {
+  template <int (*slot)(int)>
+  void bias_gradient(const Tensor& view) const {
     if (!view.present) return;
     const DeviceArray<T> db(G * seq_.H);
     for (int g = 0; g < G; ++g) {

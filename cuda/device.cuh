@@ -1,9 +1,11 @@
-// The CUDA runtime as the drivers use it: every call checked, memory that frees itself, copies between strided views of
-// host memory and packed arrays on the device, and launches of one thread per item.
+// The CUDA runtime as the drivers use it: every call checked, memory that frees itself, copies
+// between strided views of host memory and packed arrays on the device, and launches of one thread
+// per item.
 #pragma once
 
 #if defined(__CUDACC__)
-#pragma nv_diag_suppress 1675  // "unrecognized GCC pragma": math.hpp asks g++ to unroll; nvcc does so unasked
+#pragma nv_diag_suppress 1675  // "unrecognized GCC pragma": math.hpp asks g++ to unroll; nvcc does
+                               // so unasked
 #endif
 
 #include <cuda_runtime.h>
@@ -85,7 +87,8 @@ void for_each_element(const Tensor& view, const Body& body) {
   T* data = static_cast<T*>(view.data);
   for (int64_t i = 0; i < shape[0]; ++i) {
     for (int64_t j = 0; j < shape[1]; ++j) {
-      for (int64_t k = 0; k < shape[2]; ++k) body(data[i * stride[0] + j * stride[1] + k * stride[2]]);
+      for (int64_t k = 0; k < shape[2]; ++k)
+        body(data[i * stride[0] + j * stride[1] + k * stride[2]]);
     }
   }
 }
@@ -93,7 +96,8 @@ void for_each_element(const Tensor& view, const Body& body) {
 template <class T>
 DeviceArray<T> upload(const T* packed, int64_t count) {
   DeviceArray<T> array(count);
-  if (count > 0) FASTRNN_CUDA_CHECK(cudaMemcpy(array.data(), packed, array.bytes(), cudaMemcpyHostToDevice));
+  if (count > 0)
+    FASTRNN_CUDA_CHECK(cudaMemcpy(array.data(), packed, array.bytes(), cudaMemcpyHostToDevice));
   return array;
 }
 
@@ -122,7 +126,8 @@ void download(const DeviceArray<T>& array, const Tensor& view) {
     return;
   }
   std::vector<T> packed(static_cast<size_t>(count));
-  FASTRNN_CUDA_CHECK(cudaMemcpy(packed.data(), array.data(), array.bytes(), cudaMemcpyDeviceToHost));
+  FASTRNN_CUDA_CHECK(
+      cudaMemcpy(packed.data(), array.data(), array.bytes(), cudaMemcpyDeviceToHost));
   const T* next = packed.data();
   for_each_element<T>(view, [&](T& element) { element = *next++; });
 }
@@ -139,7 +144,8 @@ FASTRNN_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 __device__ inline int64_t thread_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 
-// One thread an item, in one dimension: gridDim.y and .z end at 65535. Kernels ignore the threads past the last item.
+// One thread an item, in one dimension: gridDim.y and .z end at 65535. Kernels ignore the threads
+// past the last item.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t items, const Arguments&... arguments) {
   if (items == 0) return;

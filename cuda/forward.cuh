@@ -1,6 +1,7 @@
-// Forward over a sequence: one product for gx of all steps, then a kernel a step (two for a cell with an early phase).
-// A thread of a step has one unit of TileTraits::kRows batch rows: the sums of its gates stay in registers and the cell
-// runs on them there. Every array lies in global memory; the end of a kernel is the barrier between two steps.
+// Forward over a sequence: one product for gx of all steps, then a kernel a step (two for a cell
+// with an early phase). A thread of a step has one unit of TileTraits::kRows batch rows: the sums
+// of its gates stay in registers and the cell runs on them there. Every array lies in global
+// memory; the end of a kernel is the barrier between two steps.
 #pragma once
 
 #include "product.cuh"
@@ -14,12 +15,12 @@ namespace cuda {
 template <class T>
 struct ForwardData {
   Sequence seq;
-  const T* w_hh;      // [H, G*H]  transposed: neighbouring threads read neighbouring weights
-  const T* b_hh;      // [G*H]
-  const T* zeros;     // [H]
-  T* gx;              // [T, B, G*H]  the early phase puts its gates in place of theirs
-  T* operand;         // [B, H]  left factor of the late gates' product, for a cell with an early phase
-  T* reserve;         // [T, B, R*H] or null
+  const T* w_hh;   // [H, G*H]  transposed: neighbouring threads read neighbouring weights
+  const T* b_hh;   // [G*H]
+  const T* zeros;  // [H]
+  T* gx;           // [T, B, G*H]  the early phase puts its gates in place of theirs
+  T* operand;      // [B, H]  left factor of the late gates' product, for a cell with an early phase
+  T* reserve;      // [T, B, R*H] or null
   State<T> state[2];  // h, c
 };
 
@@ -29,13 +30,14 @@ struct StepTile {
   int64_t first, unit;
 
   static int64_t count(const Sequence& seq) { return divide_up(seq.B, kRows) * seq.H; }
-  FASTRNN_HD StepTile(const Sequence& seq, int64_t index) : first(index / seq.H * kRows), unit(index % seq.H) {}
+  FASTRNN_HD StepTile(const Sequence& seq, int64_t index)
+      : first(index / seq.H * kRows), unit(index % seq.H) {}
 };
 
 // gh[m][g] = b_hh + rows[m] W_hh^T for the gates [kFirst, kFirst + kCount)
 template <int kFirst, int kCount, int kGates, class T>
-FASTRNN_HD void recurrent_product(const ForwardData<T>& p, const T* const (&rows)[StepTile::kRows], int64_t unit,
-                                  T (&gh)[StepTile::kRows][kCount]) {
+FASTRNN_HD void recurrent_product(const ForwardData<T>& p, const T* const (&rows)[StepTile::kRows],
+                                  int64_t unit, T (&gh)[StepTile::kRows][kCount]) {
   const int64_t H = p.seq.H;
   const T* columns[kCount];
   for (int g = 0; g < kCount; ++g) {
@@ -80,7 +82,8 @@ template <template <class> class C, class T>
 __global__ void forward_step_kernel(ForwardData<T> p, int64_t s) {
   using V = Vec<T>;
   using Cell = C<V>;
-  constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly, L = G - E;
+  constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly,
+                L = G - E;
   const StepTile tile(p.seq, thread_index());
   if (tile.first >= p.seq.B) return;
   const int64_t H = p.seq.H, unit = tile.unit;
@@ -101,7 +104,8 @@ __global__ void forward_step_kernel(ForwardData<T> p, int64_t s) {
     if (!p.seq.valid(b, s)) continue;
     const int64_t row = p.seq.row(b, s);
     V x_gates[G], h_gates[L], prev[S], curr[S], saved[R > 0 ? R : 1];
-    for (int i = 0; i < S; ++i) prev[i] = V::set(p.seq.state_before(p.state[i], p.zeros, b, s)[unit]);
+    for (int i = 0; i < S; ++i)
+      prev[i] = V::set(p.seq.state_before(p.state[i], p.zeros, b, s)[unit]);
     if (p.seq.masked(b, s)) {
       for (int i = 0; i < S; ++i) p.state[i].steps[row * H + unit] = prev[i].v;
       continue;
@@ -127,8 +131,13 @@ DeviceArray<T> input_product(const ForwardArgs& a, const Sequence& seq, int64_t 
   const DeviceArray<T> w_ih = upload<T>(transposed(a.w_ih));
   const DeviceArray<T> b_ih = upload<T>(a.b_ih);
   DeviceArray<T> gx(seq.T * seq.B * gate_units);
-  launch_product<T>({seq.T * seq.B, gate_units, seq.I, {x.data(), seq.I, 1}, {w_ih.data(), gate_units, 1},
-                     {b_ih.data(), 0, 1}, {gx.data(), gate_units, 1}});
+  launch_product<T>({seq.T * seq.B,
+                     gate_units,
+                     seq.I,
+                     {x.data(), seq.I, 1},
+                     {w_ih.data(), gate_units, 1},
+                     {b_ih.data(), 0, 1},
+                     {gx.data(), gate_units, 1}});
   return gx;
 }
 

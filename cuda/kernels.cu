@@ -1,5 +1,5 @@
-// The backend "cuda": every cell and dtype, first correct path. Arrays are host memory: each call copies its inputs to
-// the current device, runs on the default stream and copies its results back.
+// The backend "cuda": every cell and dtype, first correct path. Arrays are host memory: each call
+// copies its inputs to the current device, runs on the default stream and copies its results back.
 #include "backward.cuh"
 #include "cells/cells.hpp"
 #include "forward.cuh"
@@ -11,7 +11,8 @@ namespace cuda {
 bool supported() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
-  cudaGetLastError();  // having no device or no driver is an answer here, not an error of the next call
+  cudaGetLastError();  // having no device or no driver is an answer here, not an error of the next
+                       // call
   return status == cudaSuccess && devices > 0;
 }
 
@@ -23,8 +24,8 @@ int64_t no_workspace(const Args&) {
 
 template <template <class> class C, class T>
   requires IsCell<C, Vec<T>>
-constexpr KernelTable::Kernel kKernel = {no_workspace<ForwardArgs>, run_forward<C, T>, no_workspace<BackwardArgs>,
-                                         Backward<C, T>::run};
+constexpr KernelTable::Kernel kKernel = {no_workspace<ForwardArgs>, run_forward<C, T>,
+                                         no_workspace<BackwardArgs>, Backward<C, T>::run};
 
 template <template <class> class C>
 struct Kernels {

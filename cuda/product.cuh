@@ -1,11 +1,14 @@
-// Matrix products. A thread holds a tile of kRows x N sums in registers; neighbouring threads hold neighbouring columns,
-// so that a warp reads the right factor in whole cache lines and the left one by broadcast:
+// Matrix products. A thread holds a tile of kRows x N sums in registers; neighbouring threads hold
+// neighbouring columns, so that a warp reads the right factor in whole cache lines and the left one
+// by broadcast:
 //
 //            k                         n, n+1 .. of a warp's threads
 //   rows  [ a a a ]        k  [ w w w w ]
-//         [ a a a ]           [ w w w w ]      sum[row][n] = start + sum over k of a[row][k] * w[k][n]
+//         [ a a a ]           [ w w w w ]      sum[row][n] = start + sum over k of a[row][k] *
+//         w[k][n]
 //
-// Each sum runs over k in order, in one accumulator: its bits depend on neither the tile nor the batch.
+// Each sum runs over k in order, in one accumulator: its bits depend on neither the tile nor the
+// batch.
 #pragma once
 
 #include <cmath>
@@ -24,8 +27,9 @@ struct TileTraits {
 
 // sum[m][n] += sum over k < length of rows[m][k * row_stride] * columns[n][k * column_stride]
 template <int M, int N, class T>
-FASTRNN_HD void multiply(const T* const (&rows)[M], int64_t row_stride, const T* const (&columns)[N],
-                         int64_t column_stride, int64_t length, T (&sum)[M][N]) {
+FASTRNN_HD void multiply(const T* const (&rows)[M], int64_t row_stride,
+                         const T* const (&columns)[N], int64_t column_stride, int64_t length,
+                         T (&sum)[M][N]) {
   for (int64_t k = 0; k < length; ++k) {
     T left[M];
     for (int m = 0; m < M; ++m) left[m] = rows[m][k * row_stride];
@@ -60,7 +64,8 @@ __global__ void product_kernel(ProductData<T> p) {
   const T* rows[kRows];
   const T* columns[kColumns];
   T sum[kRows][kColumns];
-  for (int m = 0; m < kRows; ++m) rows[m] = p.a.data + (first_row + m < p.M ? first_row + m : 0) * p.a.row;
+  for (int m = 0; m < kRows; ++m)
+    rows[m] = p.a.data + (first_row + m < p.M ? first_row + m : 0) * p.a.row;
   for (int n = 0; n < kColumns; ++n) {
     const int64_t column = first_column + n * stripe < p.N ? first_column + n * stripe : 0;
     columns[n] = p.b.data + column * p.b.column;
@@ -73,14 +78,16 @@ __global__ void product_kernel(ProductData<T> p) {
   for (int m = 0; m < kRows; ++m) {
     for (int n = 0; n < kColumns; ++n) {
       const int64_t row = first_row + m, column = first_column + n * stripe;
-      if (row < p.M && column < p.N) p.out.data[row * p.out.row + column * p.out.column] = sum[m][n];
+      if (row < p.M && column < p.N)
+        p.out.data[row * p.out.row + column * p.out.column] = sum[m][n];
     }
   }
 }
 
 template <class T>
 void launch_product(const ProductData<T>& p) {
-  launch(product_kernel<T>, divide_up(p.M, TileTraits::kRows) * divide_up(p.N, TileTraits::kColumns), p);
+  launch(product_kernel<T>,
+         divide_up(p.M, TileTraits::kRows) * divide_up(p.N, TileTraits::kColumns), p);
 }
 
 }  // namespace cuda

@@ -1,7 +1,8 @@
-// What forward and backward share: which time a step of a row is, which steps do anything, the state before a step.
+// What forward and backward share: which time a step of a row is, which steps do anything, the
+// state before a step.
 //
-// Step s of row b is time s, or with reverse the row's own last valid step minus s. Arrays are packed [T, B, ...];
-// row(b, s) = time * B + b is where step s of row b lies in them.
+// Step s of row b is time s, or with reverse the row's own last valid step minus s. Arrays are
+// packed [T, B, ...]; row(b, s) = time * B + b is where step s of row b lies in them.
 #pragma once
 
 #include "device.cuh"
@@ -36,7 +37,8 @@ struct Sequence {
     return s < 0 ? state.initial + b * H : state.steps + row(b, s) * H;
   }
   template <class Value>
-  FASTRNN_HD const Value* state_before(const State<Value>& state, const Value* zeros, int64_t b, int64_t s) const {
+  FASTRNN_HD const Value* state_before(const State<Value>& state, const Value* zeros, int64_t b,
+                                       int64_t s) const {
     return resets(b, s) ? zeros : state_after(state, b, s - 1);
   }
 };
@@ -48,11 +50,19 @@ class SequenceOnDevice {
     const int64_t T = a.x.shape[0], B = a.x.shape[1];
     std::vector<int64_t> length(static_cast<size_t>(B), T);
     for (int64_t b = 0; b < B; ++b) {
-      if (a.lengths.present) length[static_cast<size_t>(b)] = static_cast<const int64_t*>(a.lengths.data)[b];
+      if (a.lengths.present)
+        length[static_cast<size_t>(b)] = static_cast<const int64_t*>(a.lengths.data)[b];
       if (length[static_cast<size_t>(b)] > steps) steps = length[static_cast<size_t>(b)];
     }
     length_ = upload(length.data(), B);
-    view = {T, B, a.x.shape[2], a.w_hh.shape[1], a.reverse, length_.data(), mask_.data(), reset_.data()};
+    view = {T,
+            B,
+            a.x.shape[2],
+            a.w_hh.shape[1],
+            a.reverse,
+            length_.data(),
+            mask_.data(),
+            reset_.data()};
   }
 
   Sequence view;
