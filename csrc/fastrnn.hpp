@@ -22,7 +22,7 @@ struct CellInfo {
 // The cells are numbered as listed in cells/cells.hpp; null past the last one.
 const CellInfo* cell_info(int cell);
 
-constexpr int kMaxRank = 3;
+constexpr int kMaxRank = 4;
 
 // A view of somebody else's memory. Strides are in elements and may be zero or negative.
 struct Tensor {

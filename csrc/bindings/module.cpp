@@ -2,7 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "bindings/array.hpp"
@@ -244,7 +246,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     }
   });
 
-  py::class_<Saved>(m, "Saved", "What backward needs of a forward call.").def("__repr__", &describe);
+  py::class_<Saved>(m, "Saved", "What backward needs of a forward call.")
+      .def("__repr__", &describe)
+      .def_property_readonly(
+          "backend", [](const Saved& saved) { return saved.call.backend->name; }, "Name of the backend that ran.");
   m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"), py::arg("w_hh"),
         py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"),
         py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),

@@ -311,6 +311,8 @@ def _gru(reset_after: bool) -> str:
 
 def _rnn(function: str, nonlinearity: str) -> str:
     if nonlinearity not in ("tanh", "relu"):
-        message = f"{function}: argument 'nonlinearity' must be 'tanh' or 'relu', got {nonlinearity!r}"
+        message = (
+            f"{function}: argument 'nonlinearity' must be 'tanh' or 'relu', got {nonlinearity!r}"
+        )
         raise ValueError(message)
     return f"rnn_{nonlinearity}"

@@ -61,8 +61,8 @@ class Check:
         if not fits:
             wanted = [f"{self.sizes.get(s, s)}" for s in symbols]
             raise ValueError(
-                f"{self.function}: {name} must have shape {as_tuple(symbols)} = {as_tuple(wanted)}, "
-                f"got {array.shape}"
+                f"{self.function}: {name} must have shape "
+                f"{as_tuple(symbols)} = {as_tuple(wanted)}, got {array.shape}"
             )
 
     def problem(

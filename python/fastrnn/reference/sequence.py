@@ -111,7 +111,7 @@ def forward_step(p: Problem, t: int, rows: Rows, prev: Arrays) -> Step:
 
 
 def backward(p: Problem, steps: list[Step], dy: Array, dfinal: Arrays) -> Gradients:
-    """Back-propagate dL/dy (T, B, H), read only where valid, and dL/d(final states), each (B, H)."""
+    """Back-propagate dL/dy (T, B, H), read only where valid, and dL/d(final states)."""
     dx, dw_ih, dw_hh = np.zeros_like(p.x), np.zeros_like(p.w_ih), np.zeros_like(p.w_hh)
     db_ih, db_hh = np.zeros_like(p.b_ih), np.zeros_like(p.b_hh)
     dstate = tuple(d.copy() for d in dfinal)

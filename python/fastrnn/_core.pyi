@@ -1,0 +1,42 @@
+from collections.abc import Sequence
+from typing import Any
+
+class Saved: ...
+
+def forward(
+    function: str,
+    cell: str,
+    x: object,
+    w_ih: object,
+    w_hh: object,
+    b_ih: object,
+    b_hh: object,
+    h0: object,
+    c0: object,
+    lengths: object,
+    mask: object,
+    reset: object,
+    reverse: bool,
+    batch_first: bool,
+    save: bool,
+    return_cell_sequence: bool,
+    backend: str | None,
+) -> tuple[Any, Any, Any, Saved | None, Any]: ...
+def backward(
+    function: str, cells: Sequence[str], saved: object, dy: object, dh_n: object, dc_n: object
+) -> tuple[Any, Any, Any, Any, Any, Any, Any]: ...
+def step(
+    function: str,
+    cell: str,
+    x: object,
+    h: object,
+    c: object,
+    w_ih: object,
+    w_hh: object,
+    b_ih: object,
+    b_hh: object,
+    backend: str | None,
+) -> tuple[Any, Any]: ...
+def backends(compiled: bool) -> list[str]: ...
+def num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...

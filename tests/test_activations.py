@@ -1,0 +1,92 @@
+"""sigmoid and tanh of every backend, over all floats, against the float64 function rounded.
+
+They are reached through cells whose weights make the activation itself the result:
+tanh(x) = RNN with w_ih = 1, w_hh = 0;  sigmoid(x) = GRU's z with n = 0 and h0 = 1, since h = z h0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastrnn
+
+BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
+
+
+def tanh(x, backend):
+    one, zero = np.ones((1, 1), x.dtype), np.zeros((1, 1), x.dtype)
+    return fastrnn.rnn_forward(x.reshape(1, -1, 1), one, zero, save=False, backend=backend)[0].ravel()
+
+
+def sigmoid(x, backend):
+    w_ih = np.array([[0], [1], [0]], x.dtype)
+    h0 = np.ones((x.size, 1), x.dtype)
+    w_hh = np.zeros((3, 1), x.dtype)
+    return fastrnn.gru_forward(x.reshape(1, -1, 1), w_ih, w_hh, h0=h0, save=False, backend=backend)[0].ravel()
+
+
+def exact_tanh(x):
+    return np.tanh(x.astype(np.longdouble))
+
+
+def exact_sigmoid(x):
+    x = x.astype(np.longdouble)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+FUNCTIONS = {"tanh": (tanh, exact_tanh), "sigmoid": (sigmoid, exact_sigmoid)}
+
+
+def ulps(got, exact):
+    """Distance to the exact value rounded, in units in its last place."""
+    rounded = exact.astype(got.dtype).astype(np.longdouble)
+    return np.max(np.abs(got - rounded) / np.spacing(np.abs(exact.astype(got.dtype))))
+
+
+def all_floats(step):
+    """Every step-th finite float32 (an inf would meet the zero weights that isolate sigmoid: 0 * inf is NaN)."""
+    bits = np.arange(0, 0x7F800000, step, dtype=np.uint32)
+    return np.concatenate([bits, bits | np.uint32(0x80000000)]).view(np.float32)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_within_2_ulp_over_float32(name, backend):
+    function, exact = FUNCTIONS[name]
+    x = all_floats(1009)
+    near = np.linspace(-105, 105, 2_000_003, dtype=np.float32)
+    for values in (x, near):
+        with np.errstate(under="ignore"):
+            assert ulps(function(values, backend), exact(values)) <= 2
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_within_2_ulp_over_float64(name, backend):
+    function, exact = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.linspace(-750, 750, 400_001), rng.normal(size=400_000), 10 ** rng.uniform(-300, 3, 100_000)])
+    with np.errstate(under="ignore"):
+        assert ulps(function(x, backend), exact(x)) <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ends_zero_and_nan(backend, dtype):
+    x = np.array([-1e38, 1e38, 0.0, np.nan, -1e30, 1e30], dtype)
+    infinite = np.array([-np.inf, np.inf], dtype)
+    t, s = tanh(x, backend), sigmoid(x, backend)
+    assert np.array_equal(t, np.array([-1, 1, 0, np.nan, -1, 1], dtype), equal_nan=True)
+    assert np.array_equal(s, np.array([0, 1, 0.5, np.nan, 0, 1], dtype), equal_nan=True)
+    assert np.array_equal(tanh(infinite, backend), np.array([-1, 1], dtype))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_monotone_where_they_saturate(name, backend):
+    for begin, end in ((-120, -80), (-20, -5), (5, 20)):
+        x = np.linspace(begin, end, 100_001, dtype=np.float32)
+        with np.errstate(under="ignore"):
+            assert (np.diff(FUNCTIONS[name][0](x, backend)) >= 0).all()
