@@ -63,7 +63,7 @@ template <template <class> class C, class T>
 __global__ void backward_step_kernel(BackwardData<T> p, int64_t s) {
   using V = Vec<T>;
   using Cell = C<V>;
-  constexpr int S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly, D = Cell::kSlots;
+  constexpr int S = Cell::kStates, R = Cell::kReserve, D = Cell::kSlots;
   const StepTile tile(p.seq, thread_index());
   if (tile.first >= p.seq.B) return;
   T product[StepTile::kRows][1];
@@ -88,7 +88,7 @@ __global__ void backward_step_kernel(BackwardData<T> p, int64_t s) {
       Cell::backward(prev, curr, saved, dcurr, gradients, dprev);
       for (int d = 0; d < D; ++d) p.dgates[(row * D + d) * H + unit] = gradients[d].v;
     }
-    const bool ends = E == 0 && p.seq.resets(b, s);
+    const bool ends = p.seq.resets(b, s);
     for (int i = 0; i < S; ++i) p.dstate[i][b * H + unit] = ends ? T(0) : dprev[i].v;
   }
 }
@@ -112,22 +112,19 @@ __global__ void backward_early_kernel(BackwardData<T> p, int64_t s) {
   recurrent_gradient<Cell>(p, rows, E, Cell::kGates, unit, product);
   for (int m = 0; m < StepTile::kRows; ++m) {
     const int64_t b = tile.first + m;
-    if (!p.seq.valid(b, s)) continue;
+    if (!p.seq.works(b, s)) continue;
+    const int64_t row = p.seq.row(b, s);
+    T* dgates = p.dgates + row * D * H + unit;
     T& dh = p.dstate[0][b * H + unit];
-    if (!p.seq.masked(b, s)) {
-      const int64_t row = p.seq.row(b, s);
-      T* dgates = p.dgates + row * D * H + unit;
-      V saved[R], gradients[D];
-      const V prev = V::set(p.seq.state_before(p.state[0], p.zeros, b, s)[unit]);
-      V dprev = V::set(dh);
-      for (int i = 0; i < R; ++i) saved[i] = V::set(p.reserve[(row * R + i) * H + unit]);
-      for (int g = 0; g < E; ++g) gradients[Cell::slot_h(g)] = V::set(dgates[Cell::slot_h(g) * H]);
-      Cell::backward_early(&prev, saved, V::set(product[m][0]), gradients, &dprev);
-      // the early slots alone: other threads are reading the late ones
-      for (int g = 0; g < E; ++g) dgates[Cell::slot_h(g) * H] = gradients[Cell::slot_h(g)].v;
-      dh = dprev.v;
-    }
-    if (p.seq.resets(b, s)) dh = T(0);
+    V saved[R], gradients[D];
+    const V prev = V::set(p.seq.state_before(p.state[0], p.zeros, b, s)[unit]);
+    V dprev = V::set(dh);
+    for (int i = 0; i < R; ++i) saved[i] = V::set(p.reserve[(row * R + i) * H + unit]);
+    for (int g = 0; g < E; ++g) gradients[Cell::slot_h(g)] = V::set(dgates[Cell::slot_h(g) * H]);
+    Cell::backward_early(&prev, saved, V::set(product[m][0]), gradients, &dprev);
+    // the early slots alone: other threads are reading the late ones
+    for (int g = 0; g < E; ++g) dgates[Cell::slot_h(g) * H] = gradients[Cell::slot_h(g)].v;
+    dh = p.seq.resets(b, s) ? T(0) : dprev.v;
   }
 }
 

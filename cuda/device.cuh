@@ -78,17 +78,17 @@ inline bool is_packed(const Tensor& view) {
 // body(element) for every element of the view, the last axis fastest
 template <class T, class Body>
 void for_each_element(const Tensor& view, const Body& body) {
-  int64_t shape[kMaxRank], stride[kMaxRank];
-  for (int i = 0; i < kMaxRank; ++i) {
-    const int axis = i - (kMaxRank - view.rank);
-    shape[i] = axis < 0 ? 1 : view.shape[axis];
-    stride[i] = axis < 0 ? 0 : view.stride[axis];
+  constexpr int kAxes = 3;  // no array of a call has more
+  int64_t shape[kAxes] = {1, 1, 1}, stride[kAxes] = {};
+  for (int i = 0; i < view.rank; ++i) {
+    shape[kAxes - view.rank + i] = view.shape[i];
+    stride[kAxes - view.rank + i] = view.stride[i];
   }
   T* data = static_cast<T*>(view.data);
   for (int64_t i = 0; i < shape[0]; ++i) {
     for (int64_t j = 0; j < shape[1]; ++j) {
-      for (int64_t k = 0; k < shape[2]; ++k)
-        body(data[i * stride[0] + j * stride[1] + k * stride[2]]);
+      T* row = data + i * stride[0] + j * stride[1];
+      for (int64_t k = 0; k < shape[2]; ++k) body(row[k * stride[2]]);
     }
   }
 }

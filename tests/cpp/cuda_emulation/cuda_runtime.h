@@ -8,9 +8,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <numeric>
 #include <utility>
+
+#include "controls.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -43,13 +44,6 @@ struct cudaLaunchConfig_t {
 
 namespace cuda_emulation {
 
-inline int devices = 1;
-inline unsigned order = 0;             // 0: threads in order, else a permutation of them
-inline int64_t calls_to_failure = -1;  // the runtime call that fails; negative: none
-inline int64_t launches = 0;
-inline cudaError_t last_error = cudaSuccess;
-inline std::map<char*, size_t> allocations;
-
 inline cudaError_t result(cudaError_t status) {
   if (calls_to_failure >= 0 && calls_to_failure-- == 0) status = cudaErrorMemoryAllocation;
   if (status != cudaSuccess) last_error = status;
@@ -77,7 +71,7 @@ struct DeviceAccess {
 }  // namespace cuda_emulation
 
 inline cudaError_t cudaGetLastError() {
-  return std::exchange(cuda_emulation::last_error, cudaSuccess);
+  return static_cast<cudaError_t>(std::exchange(cuda_emulation::last_error, 0));
 }
 
 inline const char* cudaGetErrorString(cudaError_t status) {
