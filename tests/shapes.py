@@ -43,7 +43,7 @@ SHAPES = (
 LARGE_SHAPES = ((100, 1, 64, 64), (100, 4, 32, 65), (30, 17, 65, 130))
 
 # What make_case is asked for, by the name of what it shows.
-FEATURES: dict[str, dict[str, bool]] = {
+FEATURES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_bias": {"bias": False},
     "state": {"state": True},
@@ -129,21 +129,23 @@ class Case:
         """The same, but for these inputs."""
         return replace(self, inputs={**self.inputs, **inputs})
 
+    def with_cotangents(self, **cotangents: Any) -> Case:
+        """The same, but for these cotangents."""
+        return replace(self, cotangents={**self.cotangents, **cotangents})
+
     def poisoned(self) -> Case:
         """The same, but for NaN wherever x and dy must not be read."""
         nan = self.inputs["x"].dtype.type("nan")
         x = np.where(self.taken[..., np.newaxis], self.inputs["x"], nan)
         dy = np.where(self.valid[..., np.newaxis], self.cotangents["dy"], nan)
-        return replace(
-            self, inputs={**self.inputs, "x": x}, cotangents={**self.cotangents, "dy": dy}
-        )
+        return self.with_inputs(x=x).with_cotangents(dy=dy)
 
 
 def make_case(
     cell: str,
     T: int,
     B: int,
-    I: int,  # noqa: E741
+    I: int,
     H: int,
     dtype: npt.DTypeLike = np.float64,
     seed: int = 0,

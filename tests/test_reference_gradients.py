@@ -13,6 +13,7 @@ from fastrnn import reference
 
 # Truncation, step^2 f'''/6, and rounding, 1e-16 f/step, are both near 1e-10.
 STEP = 1e-5
+SEED = 4  # keeps relus off their kinks; asserted below
 ARGUMENTS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 
 every_case = pytest.mark.parametrize("feature", FEATURES)
@@ -52,7 +53,7 @@ def central_difference(case: Case, direction: dict[str, Any]) -> float:
 @every_case
 @every_cell
 def test_every_entry_matches_central_difference(cell: str, feature: str) -> None:
-    case = make_case(cell, 3, 2, 2, 3, seed=1, **FEATURES[feature])
+    case = make_case(cell, 3, 2, 2, 3, seed=SEED, **FEATURES[feature])
     g = gradients(case)
     for name in ARGUMENTS:
         if name not in case.inputs:
@@ -63,18 +64,14 @@ def test_every_entry_matches_central_difference(cell: str, feature: str) -> None
             unit[k] = 1.0
             expected[k] = central_difference(case, {name: unit})
         actual = getattr(g, f"d{name}")
-        scale = float(np.abs(actual).max())
-        assert scale > 0 or feature.startswith("all"), f"d{name} is all zero: nothing was tested"
-        # The loss is a sum of terms of order 1: where the gradient is 0, differences of it are not.
-        assert_close(
-            actual, expected, "float64", "finite_difference", name=f"d{name}", scale=max(scale, 1.0)
-        )
+        assert actual.any() or feature.startswith("all"), f"d{name} is 0: nothing was tested"
+        assert_close(actual, expected, "float64", "finite_difference", name=f"d{name}")
 
 
 @every_case
 @every_cell
 def test_random_directions_match_central_difference(cell: str, feature: str) -> None:
-    case = make_case(cell, 6, 4, 5, 7, seed=2, **FEATURES[feature])
+    case = make_case(cell, 6, 4, 5, 7, seed=SEED, **FEATURES[feature])
     g = gradients(case)
     names = [name for name in ARGUMENTS if name in case.inputs]
     draw = np.random.default_rng(3)

@@ -21,7 +21,9 @@ GATE_ORDER = {1: [0], 3: [1, 0, 2], 4: [0, 3, 1, 2]}
 T, B, I, H = 8, 4, 5, 6
 
 
-def onnx_forward(cell: str, x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, **options: Any):  # type: ignore[no-untyped-def]
+def onnx_forward(
+    cell: str, x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, **options: Any
+) -> tuple[Any, tuple[Any, ...]]:
     """y and the final states by ONNX Runtime."""
     G = GATES[cell]
 
@@ -93,5 +95,7 @@ def test_forward_matches_onnx_runtime(cell: str, reverse: bool, lengths: bool, s
     theirs_y, theirs = onnx_forward(cell, **case.inputs)
     y, final, _ = functions(reference, cell).forward(**case.inputs)
     assert_close(theirs_y, y, "float32", "forward", T, name="y")
+    # Of a row of length 0 ONNX Runtime returns zeros for its final state, not the initial one.
+    rows = case.inputs.get("lengths", np.full(B, T)) > 0
     for name, a, b in zip(("h_n", "c_n"), theirs, as_states(final), strict=False):
-        assert_close(a, b, "float32", "forward", T, name=name)
+        assert_close(a[rows], b[rows], "float32", "forward", T, name=name)

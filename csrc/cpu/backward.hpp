@@ -1,9 +1,12 @@
 // Back-propagation through time (Werbos 1990), in chunks of steps from the last to the first:
-//   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, with the cell's backward run on the
-//      tile while it is in L1; the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H]
+//   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, then the cell's
+//   backward row by row;
+//      the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H]
 //   2. dx = W_ih^T dgates, all rows of the chunk at once
-//   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part of the weights
-// The size of a chunk does not depend on the threads, nor does the order of any sum: same bits for any number of them.
+//   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part
+//   of the weights
+// The size of a chunk does not depend on the threads, nor does the order of any sum: same bits for
+// any number of them.
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -13,9 +16,12 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough for the caches.
+// Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough
+// for the caches.
 constexpr int64_t kBackwardChunkRows = 256;
 constexpr int64_t kWeightRowsPerTask = 48;
+// Weights of one pass over the rows stay in L2 from the first tile to the last.
+constexpr int64_t kPassBytes = 256 * 1024;
 
 template <template <class> class C, class T>
 class Backward {
@@ -51,19 +57,23 @@ class Backward {
         input_blocks_(blocks_of<T>(seq_.I)),
         width_(padded<T>(seq_.H)),
         ranges_(static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
-        chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))) {
+        chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
+        // a power of two between rows would put a column of dgates, which dw reads, into a few sets
+        // of the caches
+        dgates_width_(D * width_ + kLanes) {
     const int64_t rows = seq_.B * chunk_;
     w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
     w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
     first_ = arena.take<int64_t>(ranges_ + 1);
-    zeros_ = arena.take<T>(D * width_);
+    zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
-    dgates_ = arena.take<T>(rows * D * width_);
-    carry_ = arena.take<T>(seq_.B * D * width_);
+    dgates_ = arena.take<T>(rows * dgates_width_);
+    carry_ = arena.take<T>(seq_.B * dgates_width_);
+    product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
     dc_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     row_list_ = arena.take<const T*>(rows);
-    dx_rows_ = a.dx.present ? arena.take<T*>(rows) : nullptr;
+    dx_ = a.dx.present ? arena.take<T>(rows * input_blocks_ * kLanes) : nullptr;
     if (a.dw_ih.present) x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
     if (a.dw_hh.present) {
       h_packed_ = arena.take<T>(rows * width_);
@@ -85,8 +95,10 @@ class Backward {
     for (int64_t end = steps; end > 0; end -= smaller(chunk_, end)) {
       const int64_t begin = larger(0, end - chunk_);
       base_[0] = 0;
-      for (int64_t s = begin; s < end; ++s) base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
-      parallel_for(threads_, ranges_, [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
+      for (int64_t s = begin; s < end; ++s)
+        base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
+      parallel_for(threads_, ranges_,
+                   [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
       if (a_.dx.present) input_gradient(begin, end);
       weight_gradients(begin, end);
     }
@@ -100,12 +112,12 @@ class Backward {
   void start() {
     const int64_t H = seq_.H;
     seq_.split(ranges_, first_);
-    copy_or_zero<T>(zeros_, nullptr, D * width_);
+    copy_or_zero<T>(zeros_, nullptr, dgates_width_);
     if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
     // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
     parallel_for(threads_, blocks_, [&](int64_t block) {
-      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1], f_.w_hh.stride[0], 0,
-                 w_hh_);
+      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1],
+                 f_.w_hh.stride[0], 0, w_hh_);
     });
     if (a_.dx.present) {
       parallel_for(threads_, input_blocks_, [&](int64_t block) {
@@ -118,7 +130,8 @@ class Backward {
       load_state(a_.dh_n, b, dh_ + r * width_);
       if (S == 2) load_state(a_.dc_n, b, dc_ + r * width_);
       if (a_.dx.present) {
-        for (int64_t t = seq_.length[r]; t < seq_.T; ++t) copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
+        for (int64_t t = seq_.length[r]; t < seq_.T; ++t)
+          copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }
     clear(a_.dw_ih, seq_.I);
@@ -134,16 +147,57 @@ class Backward {
     if (state.present) copy_or_zero<T>(panel, row_of<T>(state, b), seq_.H);
   }
 
+  // ---------------------------------------------------------------- the product of both
+
+  // out[row] = sum over gates g of w[g]^T left[row][slot(g)], for gates [first_gate, last_gate) of
+  // G packed in w
+  template <class Slot>
+  void transposed_product(const T* const* left_rows, int64_t rows, int first_gate, int last_gate,
+                          const Slot& slot, const T* w, int64_t blocks, T* out) const {
+    const int64_t H = seq_.H, block_stride = G * H * kLanes, out_stride = blocks * kLanes;
+    const int64_t gate_bytes = max_blocks(max_rows(1), 1) * H * kLanes * int64_t{sizeof(T)};
+    const int gates_per_pass = static_cast<int>(larger(1, smaller(G, kPassBytes / gate_bytes)));
+    in_passes(first_gate, last_gate, gates_per_pass, [&](int first, int last) {
+      for_each_tile<1>(rows, blocks, [&](const Tile& tile) {
+        Left<T> left{{}, 1, H, last - first, {0}};
+        bool all_zero = true;
+        for (int m = 0; m < tile.rows; ++m) {
+          left.rows[m] = left_rows[tile.row + m];
+          all_zero = all_zero && left.rows[m] == zeros_;
+        }
+        for (int g = first; g < last; ++g) left.segment[g - first] = slot(g) * width_;
+        T* to = out + tile.row * out_stride + tile.block * kLanes;
+        if (all_zero) {  // the last step of these rows
+          for (int m = 0; m < tile.rows; ++m)
+            copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
+          return;
+        }
+        Right<T> right = weights_of<T, 1>(tile, w + first * H * kLanes, block_stride);
+        right.init = first > first_gate ? to : nullptr;
+        right.init_stride = out_stride;
+        right.out = to;
+        right.out_stride = out_stride;
+        multiply<T, 1>(tile.rows, tile.blocks, left, right);
+      });
+    });
+  }
+
+  template <class Pass>
+  static void in_passes(int first, int last, int gates, const Pass& pass) {
+    for (int g = first; g < last; g += gates) pass(g, g + gates < last ? g + gates : last);
+  }
+
   // ---------------------------------------------------------------- 1. recurrence
 
   T* dgates_row(int64_t s, int64_t row, int64_t begin) const {
-    return dgates_ + (base_[s - begin] + row) * D * width_;
+    return dgates_ + (base_[s - begin] + row) * dgates_width_;
   }
 
-  // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing flows
+  // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
+  // flows
   const T* incoming(int64_t s, int64_t row, int64_t begin, int64_t end) const {
     if (s + 1 >= seq_.length[row] || seq_.resets(row, s + 1)) return zeros_;
-    return s + 1 < end ? dgates_row(s + 1, row, begin) : carry_ + row * D * width_;
+    return s + 1 < end ? dgates_row(s + 1, row, begin) : carry_ + row * dgates_width_;
   }
 
   // h' or c' before step s, null where it is zero: y and c hold the state after each step
@@ -154,41 +208,22 @@ class Backward {
     return initial.present ? row_of<const T>(initial, b) : nullptr;
   }
 
-  // tile[m][unit] = (W_hh^T dgates)[unit] for rows whose gate gradients are `left`, gates [first_gate, last_gate)
-  bool recurrent_product(int rows, int64_t block, int blocks, const T* const* left_rows, int first_gate, int last_gate,
-                         T* tile) const {
-    Left<T> left{{}, 1, seq_.H, last_gate - first_gate, {0}};
-    bool any = false;
-    for (int m = 0; m < rows; ++m) {
-      left.rows[m] = left_rows[m];
-      any = any || left_rows[m] != zeros_;
-    }
-    if (!any) {
-      copy_or_zero<T>(tile, nullptr, rows * blocks * kLanes);
-      return false;
-    }
-    for (int g = first_gate; g < last_gate; ++g) left.segment[g - first_gate] = Cell::slot_h(g) * width_;
-    const int64_t block_stride = G * seq_.H * kLanes;
-    multiply<T, 1>(rows, blocks, left, w_hh_ + block * block_stride + first_gate * seq_.H * kLanes, block_stride,
-                   nullptr, tile, blocks * kLanes);
-    return true;
-  }
-
   // Gates whose left factor is h' itself: all, or the early ones of a cell with two products.
   static constexpr int kDirect = E > 0 ? E : G;
+
+  // product_[row] = W_hh^T (gate gradients of step s + 1), the direct gates
+  void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end) {
+    const T** left = row_list_ + first;
+    for (int64_t r = 0; r < rows; ++r) left[r] = incoming(s, first + r, begin, end);
+    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, blocks_,
+                       product_ + first * width_);
+  }
 
   void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end) {
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
-      for_each_tile<1>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-        alignas(kAlignment) T tile[kAccumulators * kLanes];
-        const T* left[kMaxRows];
-        for (int m = 0; m < height; ++m) left[m] = incoming(s, first + row + m, begin, end);
-        recurrent_product(height, block, blocks, left, 0, kDirect, tile);
-        for (int m = 0; m < height; ++m) {
-          cell_backward(first + row + m, s, begin, block, blocks, tile + m * blocks * kLanes);
-        }
-      });
+      incoming_product(first, rows, s, begin, end);
+      for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin);
       if constexpr (E > 0) recurrence_early(first, rows, s, begin);
       for (int64_t r = first; r < first + rows; ++r) {
         if (!seq_.resets(r, s)) continue;
@@ -197,15 +232,16 @@ class Backward {
       }
       if (s == begin) {
         for (int64_t r = first; r < first + rows; ++r) {
-          copy_or_zero(carry_ + r * D * width_, dgates_row(s, r, begin), D * width_);
+          copy_or_zero(carry_ + r * dgates_width_, dgates_row(s, r, begin), D * width_);
         }
       }
     }
   }
 
-  void cell_backward(int64_t row, int64_t s, int64_t begin, int64_t block, int blocks, const T* product) {
+  void cell_backward(int64_t row, int64_t s, int64_t begin) {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
     const bool masked = seq_.masked(row, s);
+    const T* product = product_ + row * width_;
     const T* dy = a_.dy.present ? row_of<const T>(a_.dy, t, b) : nullptr;
     const T* h = row_of<const T>(f_.y, t, b);
     const T* c = S == 2 ? row_of<const T>(f_.c, t, b) : nullptr;
@@ -215,10 +251,10 @@ class Backward {
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
     T* dgates = dgates_row(s, row, begin);
-    for (int64_t j = block; j < block + blocks; ++j, product += kLanes) {
+    for (int64_t j = 0; j < blocks_; ++j) {
       const V zero = V::set(0);
       V prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
-      dcurr[0] = V::load(product) + V::load(dh_row + j * kLanes);
+      dcurr[0] = V::load(product + j * kLanes) + V::load(dh_row + j * kLanes);
       if (dy) dcurr[0] = dcurr[0] + load_block(dy, j, H);
       if (S == 2) dcurr[1] = V::load(dc_row + j * kLanes);
       if (masked) {
@@ -245,30 +281,28 @@ class Backward {
 
   // the second product of a cell whose late gates act on an operand that the early ones scaled
   void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin) {
-    for_each_tile<1>(rows, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-      alignas(kAlignment) T tile[kAccumulators * kLanes];
-      const T* left[kMaxRows];
-      for (int m = 0; m < height; ++m) left[m] = dgates_row(s, first + row + m, begin);
-      recurrent_product(height, block, blocks, left, E, G, tile);
-      for (int m = 0; m < height; ++m) {
-        const int64_t r = first + row + m;
-        if (!seq_.masked(r, s)) early_backward(r, s, begin, block, blocks, tile + m * blocks * kLanes);
-      }
-    });
+    const T** left = row_list_ + first;
+    for (int64_t r = 0; r < rows; ++r) left[r] = dgates_row(s, first + r, begin);
+    transposed_product(left, rows, E, G, Cell::slot_h, w_hh_, blocks_, product_ + first * width_);
+    for (int64_t r = first; r < first + rows; ++r) {
+      if (!seq_.masked(r, s)) early_backward(r, s, begin);
+    }
   }
 
-  void early_backward(int64_t row, int64_t s, int64_t begin, int64_t block, int blocks, const T* product) {
+  void early_backward(int64_t row, int64_t s, int64_t begin) {
     const int64_t H = seq_.H;
+    const T* product = product_ + row * width_;
     const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     const T* h_prev = previous(f_.y, f_.h0, row, s);
     T* dgates = dgates_row(s, row, begin);
-    for (int64_t j = block; j < block + blocks; ++j, product += kLanes) {
+    for (int64_t j = 0; j < blocks_; ++j) {
       V saved[R > 0 ? R : 1], gradients[D], dprev;
       const V prev = h_prev ? load_block(h_prev, j, H) : V::set(0);
       for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
       for (int d = 0; d < D; ++d) gradients[d] = V::load(dgates + d * width_ + j * kLanes);
       dprev = V::load(dh_ + row * width_ + j * kLanes);
-      if constexpr (E > 0) Cell::backward_early(&prev, saved, V::load(product), gradients, &dprev);
+      if constexpr (E > 0)
+        Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
       for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
@@ -276,20 +310,14 @@ class Backward {
 
   void initial_state(int64_t first, int64_t last) {
     if (a_.dh0.present) {
-      for_each_tile<1>(last - first, blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-        alignas(kAlignment) T tile[kAccumulators * kLanes];
-        const T* left[kMaxRows];
-        for (int m = 0; m < height; ++m) left[m] = incoming(-1, first + row + m, 0, 0);
-        recurrent_product(height, block, blocks, left, 0, kDirect, tile);
-        for (int m = 0; m < height; ++m) {
-          const int64_t r = first + row + m;
-          T* dh0 = row_of<T>(a_.dh0, seq_.batch[r]);
-          for (int64_t j = block; j < block + blocks; ++j) {
-            const V product = V::load(tile + (m * blocks + j - block) * kLanes);
-            store_block(dh0, j, seq_.H, product + V::load(dh_ + r * width_ + j * kLanes));
-          }
+      incoming_product(first, last - first, -1, 0, 0);
+      for (int64_t r = first; r < last; ++r) {
+        T* dh0 = row_of<T>(a_.dh0, seq_.batch[r]);
+        for (int64_t j = 0; j < blocks_; ++j) {
+          const int64_t at = r * width_ + j * kLanes;
+          store_block(dh0, j, seq_.H, V::load(product_ + at) + V::load(dh_ + at));
         }
-      });
+      }
     }
     if (S == 2 && a_.dc0.present) {
       for (int64_t r = first; r < last; ++r) {
@@ -302,38 +330,21 @@ class Backward {
 
   void input_gradient(int64_t begin, int64_t end) {
     const int64_t count = base_[end - begin];
-    const int64_t per_task = larger(max_rows(1), (count + 4 * threads_ - 1) / (4 * threads_));
-    const int64_t tasks = threads_ == 1 ? 1 : (count + per_task - 1) / per_task;
-    int64_t index = 0;
+    const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
+    for (int64_t k = 0; k < count; ++k) row_list_[k] = dgates_ + k * dgates_width_;
+    parallel_for(threads_, tasks, [&](int64_t task) {
+      const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
+      transposed_product(row_list_ + first, last - first, 0, G, Cell::slot_x, w_ih_, input_blocks_,
+                         dx_ + first * input_blocks_ * kLanes);
+    });
+    const T* from = dx_;
     for (int64_t s = begin; s < end; ++s) {
-      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin]; ++r) {
-        T* row = row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]);
-        if (seq_.masked(r, s)) {
-          copy_or_zero<T>(row, nullptr, seq_.I);
-          row = nullptr;
-        }
-        dx_rows_[index++] = row;
+      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin];
+           ++r, from += input_blocks_ * kLanes) {
+        copy_or_zero(row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]),
+                     seq_.masked(r, s) ? nullptr : from, seq_.I);
       }
     }
-    parallel_for(threads_, tasks, [&](int64_t task) {
-      const int64_t first = tasks == 1 ? 0 : task * per_task;
-      const int64_t last = tasks == 1 ? count : smaller(count, first + per_task);
-      for_each_tile<1>(last - first, input_blocks_, [&](int64_t row, int height, int64_t block, int blocks) {
-        alignas(kAlignment) T tile[kAccumulators * kLanes];
-        Left<T> left{{}, 1, seq_.H, G, {0}};
-        for (int m = 0; m < height; ++m) left.rows[m] = dgates_ + (first + row + m) * D * width_;
-        for (int g = 0; g < G; ++g) left.segment[g] = Cell::slot_x(g) * width_;
-        const int64_t block_stride = G * seq_.H * kLanes;
-        multiply<T, 1>(height, blocks, left, w_ih_ + block * block_stride, block_stride, nullptr, tile,
-                       blocks * kLanes);
-        for (int m = 0; m < height; ++m) {
-          T* to = dx_rows_[first + row + m];
-          for (int j = 0; to && j < blocks; ++j) {
-            store_block(to, block + j, seq_.I, V::load(tile + (m * blocks + j) * kLanes));
-          }
-        }
-      });
-    });
   }
 
   // ---------------------------------------------------------------- 3. dw and db
@@ -360,13 +371,15 @@ class Backward {
     if (db_) {
       parallel_for(threads_, D * blocks_, [&](int64_t column) {
         V sum = V::set(0);
-        for (int64_t k = 0; k < count; ++k) sum = sum + V::load(dgates_ + k * D * width_ + column * kLanes);
+        for (int64_t k = 0; k < count; ++k)
+          sum = sum + V::load(dgates_ + k * dgates_width_ + column * kLanes);
         (V::load(db_ + column * kLanes) + sum).store(db_ + column * kLanes);
       });
     }
   }
 
-  // row_list_[k] = row(r, s) for the k-th row of the chunk, null (zeros) for a masked one: x there may be anything
+  // row_list_[k] = row(r, s) for the k-th row of the chunk, null (zeros) for a masked one: x there
+  // may be anything
   template <class Row>
   void list_rows(int64_t begin, int64_t end, const Row& row) {
     int64_t index = 0;
@@ -384,7 +397,8 @@ class Backward {
     const T* reset_gate = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     T* operand = operands_ + (base_[s - begin] + row) * width_;
     for (int64_t j = 0; j < blocks_; ++j) {
-      (load_block(reset_gate, j, seq_.H) * load_block(h_prev, j, seq_.H)).store(operand + j * kLanes);
+      (load_block(reset_gate, j, seq_.H) * load_block(h_prev, j, seq_.H))
+          .store(operand + j * kLanes);
     }
     return operand;
   }
@@ -394,10 +408,11 @@ class Backward {
                  [&](int64_t block) { pack_rows(row_list_, count, columns, block, packed); });
   }
 
-  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate, last_gate)
+  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate,
+  // last_gate)
   template <class Slot>
-  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed, int first_gate, int last_gate,
-                      const Slot& slot) const {
+  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed,
+                      int first_gate, int last_gate, const Slot& slot) const {
     const int64_t H = seq_.H;
     const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
     parallel_for(threads_, tasks_per_gate * (last_gate - first_gate), [&](int64_t task) {
@@ -406,17 +421,19 @@ class Backward {
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);
       const T* column = dgates_ + slot(gate) * width_ + first;
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
-      for_each_tile<1>(rows, blocks_of<T>(columns), [&](int64_t row, int height, int64_t block, int blocks) {
-        alignas(kAlignment) T tile[kAccumulators * kLanes];
-        Left<T> left{{}, D * width_, count, 1, {0}};
-        for (int m = 0; m < height; ++m) left.rows[m] = column + row + m;
-        multiply<T, 1>(height, blocks, left, packed + block * count * kLanes, count * kLanes, nullptr, tile,
-                       blocks * kLanes);
-        for (int m = 0; m < height; ++m) {
-          T* to = out + (row + m) * columns;
-          for (int j = 0; j < blocks; ++j) {
-            const V sum = load_block(to, block + j, columns) + V::load(tile + (m * blocks + j) * kLanes);
-            store_block(to, block + j, columns, sum);
+      for_each_tile<1>(rows, blocks_of<T>(columns), [&](const Tile& tile) {
+        alignas(kAlignment) T product[kAccumulators * kLanes];
+        Left<T> left{{}, dgates_width_, count, 1, {0}};
+        for (int m = 0; m < tile.rows; ++m) left.rows[m] = column + tile.row + m;
+        Right<T> right = weights_of<T, 1>(tile, packed, count * kLanes);
+        right.out = product;
+        right.out_stride = tile.blocks * kLanes;
+        multiply<T, 1>(tile.rows, tile.blocks, left, right);
+        for (int m = 0; m < tile.rows; ++m) {
+          T* to = out + (tile.row + m) * columns;
+          for (int j = 0; j < tile.blocks; ++j) {
+            const V sum = V::load(product + (m * tile.blocks + j) * kLanes);
+            store_block(to, tile.block + j, columns, load_block(to, tile.block + j, columns) + sum);
           }
         }
       });
@@ -437,14 +454,14 @@ class Backward {
   int threads_;
   int64_t blocks_, input_blocks_, width_;
   int ranges_;
-  int64_t chunk_;
+  int64_t chunk_, dgates_width_;
   T *w_hh_, *w_ih_;
   int64_t* first_;
   T* zeros_;
   int64_t* base_;  // [chunk + 1] where the rows of each step of the chunk begin
-  T *dgates_, *carry_, *dh_, *dc_;
+  T *dgates_, *carry_, *product_, *dh_, *dc_;
   const T** row_list_;
-  T** dx_rows_;
+  T* dx_;
   T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;
   T* db_;
 };

@@ -1,10 +1,12 @@
-// The one matrix micro-kernel and the packing it reads. Every product of the library runs through multiply():
-// the input product, the recurrent product, both products of BPTT and the weight gradients.
+// The one matrix micro-kernel and the packing it reads. Every product of the library runs through
+// multiply(): the input product, the recurrent product, both products of BPTT and the weight
+// gradients.
 //
-//   out[m][n] = init[n] + sum over k of a[m][k] * w[n][k]
+//   out[m][n] = init[m][n] + sum over k of a[m][k] * w[n][k]
 //
-// A tile is M rows by `blocks` blocks of G vectors (the G gates of V neighbouring units, V = lanes). Each sum runs
-// over k in order, in one accumulator, so a row's result has the same bits whatever the tile it fell into.
+// A tile is M rows by `blocks` blocks of G vectors (the G gates of V neighbouring units, V =
+// lanes). Each sum runs over k in order, in one accumulator, so a row's result has the same bits
+// whatever the tile it fell into.
 #pragma once
 
 #include <stdint.h>
@@ -13,7 +15,8 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// Accumulators of a tile; the rest of the registers hold one step's weights and the broadcast value.
+// Accumulators of a tile; the rest of the registers hold one step's weights and the broadcast
+// value.
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 constexpr int kMaxRows = 8;
 constexpr int kMaxBlocks = 8;
@@ -41,26 +44,55 @@ struct Left {
   int64_t segment[4];
 };
 
-// w: blocks of [k over all segments][G][V], block_stride apart. init: [blocks][G][V] or null for zero.
-// out: row m at out + m * out_stride, [blocks][G][V].
+// The right factor and where the result goes.
+//   w: blocks of [k over all segments][G][V], block_stride apart
+//   init: row m at init + m * init_stride, [blocks][G][V]; null for zero
+//   out: row m at out + m * out_stride, [blocks][G][V]
+//   ahead, ahead_step: two places to bring into L2 meanwhile, and by how much to go on with each k
+template <class T>
+struct Right {
+  const T* w;
+  int64_t block_stride;
+  const T* init;
+  int64_t init_stride;
+  T* out;
+  int64_t out_stride;
+  const T* ahead[2];
+  int64_t ahead_step;
+};
+
 template <class T, int M, int B, int G>
-__attribute__((noinline)) void multiply_tile(const Left<T>& a, const T* w, int64_t block_stride, const T* init,
-                                             T* out, int64_t out_stride) {
+__attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& right) {
   using V = Vec<T>;
   constexpr int kVectors = B * G;
   V acc[M][kVectors];
-#pragma GCC unroll 24
-  for (int n = 0; n < kVectors; ++n) {
-    const V start = init ? V::load(init + n * V::kLanes) : V::set(0);
+  if (right.init) {
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) acc[m][n] = start;
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 24
+      for (int n = 0; n < kVectors; ++n)
+        acc[m][n] = V::load(right.init + m * right.init_stride + n * V::kLanes);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 24
+      for (int n = 0; n < kVectors; ++n) acc[m][n] = V::set(0);
+    }
   }
+  const T* w = right.w;
+  const T* ahead[2] = {right.ahead[0], right.ahead[1]};
+  const int64_t stride = a.stride, block_stride = right.block_stride, ahead_step = right.ahead_step;
   for (int s = 0; s < a.segments; ++s) {
     const T* row[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) row[m] = a.rows[m] + a.segment[s];
-    const int64_t stride = a.stride;
     for (int64_t k = 0, at = 0; k < a.length; ++k, at += stride, w += G * V::kLanes) {
+      if constexpr (M >= 3) {  // below, the loop waits for memory anyway
+        __builtin_prefetch(ahead[0], 0, 2);
+        __builtin_prefetch(ahead[1], 0, 2);
+        ahead[0] += ahead_step, ahead[1] += ahead_step;
+      }
       V value[M];
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
@@ -68,7 +100,10 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const T* w, int64
       for (int b = 0; b < B; ++b) {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
-          const V weight = V::load(w + b * block_stride + g * V::kLanes);
+          V weight = V::load(w + b * block_stride + g * V::kLanes);
+          // or the compiler loads it once for each row, which costs a third of the speed for two
+          // rows
+          if constexpr (M > 1) keep_in_register(weight);
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m) acc[m][b * G + g] = fma(value[m], weight, acc[m][b * G + g]);
         }
@@ -78,67 +113,99 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const T* w, int64
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 24
-    for (int n = 0; n < kVectors; ++n) acc[m][n].store(out + m * out_stride + n * V::kLanes);
+    for (int n = 0; n < kVectors; ++n)
+      acc[m][n].store(right.out + m * right.out_stride + n * V::kLanes);
   }
 }
 
 template <class T, int G, int M>
-void multiply_rows(int blocks, const Left<T>& a, const T* w, int64_t block_stride, const T* init, T* out,
-                   int64_t out_stride) {
+void multiply_rows(int blocks, const Left<T>& left, const Right<T>& right) {
   if constexpr (max_blocks(M, G) >= 8) {
-    if (blocks == 8) return multiply_tile<T, M, 8, G>(a, w, block_stride, init, out, out_stride);
+    if (blocks == 8) return multiply_tile<T, M, 8, G>(left, right);
   }
   if constexpr (max_blocks(M, G) >= 4) {
-    if (blocks == 4) return multiply_tile<T, M, 4, G>(a, w, block_stride, init, out, out_stride);
+    if (blocks == 4) return multiply_tile<T, M, 4, G>(left, right);
   }
   if constexpr (max_blocks(M, G) >= 2) {
-    if (blocks == 2) return multiply_tile<T, M, 2, G>(a, w, block_stride, init, out, out_stride);
+    if (blocks == 2) return multiply_tile<T, M, 2, G>(left, right);
   }
-  multiply_tile<T, M, 1, G>(a, w, block_stride, init, out, out_stride);
+  multiply_tile<T, M, 1, G>(left, right);
 }
 
 // rows <= max_rows(G), blocks a power of two <= max_blocks(rows, G)
 template <class T, int G>
-void multiply(int rows, int blocks, const Left<T>& a, const T* w, int64_t block_stride, const T* init, T* out,
-              int64_t out_stride) {
+void multiply(int rows, int blocks, const Left<T>& left, const Right<T>& right) {
   switch (rows) {
-    case 1: return multiply_rows<T, G, 1>(blocks, a, w, block_stride, init, out, out_stride);
-    case 2: return multiply_rows<T, G, 2>(blocks, a, w, block_stride, init, out, out_stride);
-    case 3: return multiply_rows<T, G, 3>(blocks, a, w, block_stride, init, out, out_stride);
-    default: break;
+    case 1:
+      return multiply_rows<T, G, 1>(blocks, left, right);
+    case 2:
+      return multiply_rows<T, G, 2>(blocks, left, right);
+    case 3:
+      return multiply_rows<T, G, 3>(blocks, left, right);
+    default:
+      break;
   }
   if constexpr (max_rows(G) >= 4) {
-    if (rows == 4) return multiply_rows<T, G, 4>(blocks, a, w, block_stride, init, out, out_stride);
+    if (rows == 4) return multiply_rows<T, G, 4>(blocks, left, right);
   }
   if constexpr (max_rows(G) >= 6) {
-    if (rows == 5) return multiply_rows<T, G, 5>(blocks, a, w, block_stride, init, out, out_stride);
-    if (rows == 6) return multiply_rows<T, G, 6>(blocks, a, w, block_stride, init, out, out_stride);
+    if (rows == 5) return multiply_rows<T, G, 5>(blocks, left, right);
+    if (rows == 6) return multiply_rows<T, G, 6>(blocks, left, right);
   }
   if constexpr (max_rows(G) >= 8) {
-    if (rows == 7) return multiply_rows<T, G, 7>(blocks, a, w, block_stride, init, out, out_stride);
-    if (rows == 8) return multiply_rows<T, G, 8>(blocks, a, w, block_stride, init, out, out_stride);
+    if (rows == 7) return multiply_rows<T, G, 7>(blocks, left, right);
+    if (rows == 8) return multiply_rows<T, G, 8>(blocks, left, right);
   }
 }
 
-// Covers `rows` rows by `blocks` blocks with tiles of heights as equal as can be, calling
-// tile(first_row, rows, first_block, blocks). Rows are innermost: a block's weights are read from memory once.
-template <int G, class Tile>
-void for_each_tile(int64_t rows, int64_t blocks, const Tile& tile) {
+// A tile of the whole product: rows [row, row + rows) and blocks [block, block + blocks).
+struct Tile {
+  int64_t row;
+  int rows;
+  int64_t block;
+  int blocks;
+  int64_t index, count;  // which of how many tiles this one is among those of the same blocks
+  bool last_blocks;
+};
+
+// Covers `rows` rows by `blocks` blocks with tiles of heights as equal as can be. Rows are
+// innermost: a block's weights are read from memory once.
+template <int G, class Body>
+void for_each_tile(int64_t rows, int64_t blocks, const Body& body) {
   if (rows == 0) return;
   const int64_t tiles = (rows + max_rows(G) - 1) / max_rows(G);
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
-  const int64_t tall = rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
+  const int64_t tall =
+      rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
   for (int64_t block = 0; block < blocks;) {
     int width = max_blocks(tallest, G);
     while (width > blocks - block) width /= 2;
     int64_t row = 0;
     for (int64_t i = 0; i < tiles; ++i) {
       const int height = i < tall ? tallest : tallest - 1;
-      tile(row, height, block, width);
+      body(Tile{row, height, block, width, i, tiles, block + width >= blocks});
       row += height;
     }
     block += width;
   }
+}
+
+// The packed weights of a tile's blocks. The first tiles of a column bring the next column's blocks
+// into L2, two vectors of each k a tile, while they compute: from beyond L2 weights come at a
+// fraction of the speed that they are needed at.
+template <class T, int G>
+Right<T> weights_of(const Tile& tile, const T* packed, int64_t block_stride) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const T* w = packed + tile.block * block_stride;
+  Right<T> right{w, block_stride, nullptr, 0, nullptr, 0, {w, w}, 0};
+  if (!tile.last_blocks && tile.count > 1 && 2 * tile.index < tile.blocks * G) {
+    for (int i = 0; i < 2; ++i) {
+      const int64_t vector = 2 * tile.index + i;
+      right.ahead[i] = w + (tile.blocks + vector / G) * block_stride + vector % G * kLanes;
+    }
+    right.ahead_step = G * kLanes;
+  }
+  return right;
 }
 
 template <class T>
@@ -151,23 +218,48 @@ int64_t padded(int64_t units) {
   return blocks_of<T>(units) * Vec<T>::kLanes;
 }
 
-// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate * gate_stride],
-// zero beyond the last unit
+// V vectors of V values: rows become columns, in log2(V) rounds of perfect shuffles
+template <class V>
+void transpose(V* rows) {
+  for (int round = 1; round < V::kLanes; round *= 2) {
+    V next[V::kLanes];
+    for (int i = 0; i < V::kLanes / 2; ++i) {
+      next[2 * i] = zip_low(rows[i], rows[i + V::kLanes / 2]);
+      next[2 * i + 1] = zip_high(rows[i], rows[i + V::kLanes / 2]);
+    }
+    for (int i = 0; i < V::kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate *
+// gate_stride], zero beyond the last unit
 template <class T>
-void pack_block(const T* source, int64_t block, int64_t units, int64_t length, int gates, int64_t unit_stride,
-                int64_t k_stride, int64_t gate_stride, T* packed) {
-  constexpr int kLanes = Vec<T>::kLanes;
+void pack_block(const T* source, int64_t block, int64_t units, int64_t length, int gates,
+                int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
+  using V = Vec<T>;
+  constexpr int kLanes = V::kLanes;
   const int64_t row = static_cast<int64_t>(gates) * kLanes;
-  T* block_start = packed + block * length * row;
+  const int width =
+      static_cast<int>(units - block * kLanes < kLanes ? units - block * kLanes : kLanes);
   for (int g = 0; g < gates; ++g) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      T* to = block_start + g * kLanes + lane;
-      const int64_t unit = block * kLanes + lane;
-      if (unit < units) {
-        const T* from = source + unit * unit_stride + g * gate_stride;
-        for (int64_t k = 0; k < length; ++k) to[k * row] = from[k * k_stride];
-      } else {
-        for (int64_t k = 0; k < length; ++k) to[k * row] = T(0);
+    T* to = packed + block * length * row + g * kLanes;
+    const T* from = source + block * kLanes * unit_stride + g * gate_stride;
+    int64_t k = 0;
+    if (unit_stride == 1) {
+      for (; k < length; ++k) V::load(from + k * k_stride, width).store(to + k * row);
+    } else if constexpr (kLanes > 1) {
+      for (; k_stride == 1 && k + kLanes <= length; k += kLanes) {
+        V rows[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+          rows[lane] = lane < width ? V::load(from + lane * unit_stride + k) : V::set(0);
+        }
+        transpose(rows);
+        for (int i = 0; i < kLanes; ++i) rows[i].store(to + (k + i) * row);
+      }
+    }
+    for (; k < length; ++k) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        to[k * row + lane] = lane < width ? from[lane * unit_stride + k * k_stride] : T(0);
       }
     }
   }

@@ -1,7 +1,33 @@
 from collections.abc import Sequence
 from typing import Any
 
-class Saved: ...
+class Saved:
+    @property
+    def backend(self) -> str: ...
+
+class Weights:
+    def __init__(
+        self,
+        function: str,
+        cell: str,
+        w_ih: object,
+        w_hh: object,
+        b_ih: object,
+        b_hh: object,
+        backend: str | None,
+    ) -> None: ...
+    def forward(
+        self,
+        x: object,
+        h0: object,
+        c0: object,
+        lengths: object,
+        mask: object,
+        reset: object,
+        reverse: bool,
+        batch_first: bool,
+        save: bool,
+    ) -> tuple[Any, Any, Any, Saved | None, None]: ...
 
 def forward(
     function: str,
@@ -36,6 +62,9 @@ def step(
     b_ih: object,
     b_hh: object,
     backend: str | None,
+) -> tuple[Any, Any]: ...
+def stack_step(
+    function: str, layers: list[Weights], x: object, h: object, c: object
 ) -> tuple[Any, Any]: ...
 def backends(compiled: bool) -> list[str]: ...
 def num_threads() -> int: ...
