@@ -16,16 +16,19 @@ bool supported() {
   return status == cudaSuccess && devices > 0;
 }
 
-// Memory is taken on the device.
+// Memory is taken on the device, and weights are read as they are.
 template <class Args>
-int64_t no_workspace(const Args&) {
+int64_t no_memory(const Args&) {
   return 0;
 }
 
+void pack_nothing(const ForwardArgs&, void*) {}
+
 template <template <class> class C, class T>
   requires IsCell<C, Vec<T>>
-constexpr KernelTable::Kernel kKernel = {no_workspace<ForwardArgs>, run_forward<C, T>,
-                                         no_workspace<BackwardArgs>, Backward<C, T>::run};
+constexpr KernelTable::Kernel kKernel = {no_memory<ForwardArgs>,  pack_nothing,
+                                         no_memory<ForwardArgs>,  run_forward<C, T>,
+                                         no_memory<BackwardArgs>, Backward<C, T>::run};
 
 template <template <class> class C>
 struct Kernels {

@@ -38,7 +38,9 @@ MUTANTS = {
 
 
 @pytest.fixture(scope="module")
-def run_emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], CompletedProcess[str]]:
+def run_emulated(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Path], CompletedProcess[str]]:
     """Runs the claims on the CUDA sources of a folder."""
     compiler = program(os.environ.get("CXX", "c++"))
     folder = tmp_path_factory.mktemp("emulation")
