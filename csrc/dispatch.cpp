@@ -28,6 +28,7 @@ const KernelTable* (*const kBackends[])() = {
     kernel_table_neon,
 #endif
     kernel_table_scalar,
+    kernel_table_cuda,  // last: host arrays go to the GPU only when a caller asks for it
 };
 constexpr int kBackendCount = static_cast<int>(sizeof kBackends / sizeof *kBackends);
 
@@ -97,7 +98,7 @@ const KernelTable& find_backend(const char* name) {
       if (!name || wanted) return *table;
       usable += (usable.empty() ? "" : ", ") + std::string(table->name);
     } else if (wanted) {
-      throw ValueError("backend '" + std::string(name) + "' cannot run on this machine");
+      throw ValueError("backend '" + std::string(name) + "' cannot run here: " + table->unavailable);
     }
   }
   throw ValueError((from_environment ? "FASTRNN_BACKEND" : "backend") +

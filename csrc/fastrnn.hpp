@@ -85,6 +85,7 @@ struct KernelTable {
   const char* name;
   bool (*supported)();
   const PerDType* kernels;  // [cell]
+  const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
 };
 
 // The backends of this build, best first; null past the last one.
