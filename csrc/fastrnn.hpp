@@ -84,7 +84,7 @@ struct KernelTable {
   };
   const char* name;
   bool (*supported)();
-  const PerDType* kernels;  // [cell]
+  const PerDType* kernels;                                      // [cell]
   const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
 };
 
