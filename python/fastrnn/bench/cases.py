@@ -60,14 +60,13 @@ def parse(name: str) -> Case:
     """The case of that name. Raises ValueError."""
     sizes, *special = name.split("+")
     try:
-        case = Case(*map(int, sizes.split(",")))
-        if len(sizes.split(",")) != 5:
-            raise ValueError
-    except (TypeError, ValueError):
+        batch, steps, inputs, hidden, layers = map(int, sizes.split(","))
+    except ValueError:
         raise ValueError(
-            f"a case is five numbers B,T,I,H,L, e.g. {SHAPES[1].name}, and +{', +'.join(_VARIANTS)} "
-            f"after them; got {name}"
+            f"a case is five numbers B,T,I,H,L, e.g. {SHAPES[1].name}, "
+            f"then any of +{', +'.join(_VARIANTS)}; got {name}"
         ) from None
+    case = Case(batch, steps, inputs, hidden, layers)
     if min(case[:5]) < 1:
         raise ValueError(f"every number of a case must be at least 1, got {name}")
     for variant in special:

@@ -63,23 +63,21 @@ def row(result: Figures, names: Sequence[str]) -> str:
 
 
 def summary(results: Sequence[Figures]) -> str:
-    """For each cell and mode how many times faster we are: over all lines, and where it is least;
-    and who could not take part, and why.
+    """For each cell and mode how many times faster we are: the geometric mean over all lines, and
+    where it is least; and who could not take part, and why.
     """
-    lines = [f"{'':12}{'against the best peer':^32}{'against torch':^18}"]
-    lines.append(f"{'':12}{'geometric mean':>15}  {'least':<15}{'geometric mean':>18}")
+    lines = [f"{'times faster than':18}{'best peer':>10}{'torch':>10}   best peer, at the least"]
     for group in dict.fromkeys((result["cell"], result["mode"]) for result in results):
         members = [r for r in results if (r["cell"], r["mode"]) == group]
-        ratios = {r["case"]: ratio for r in members if (ratio := _ratio(r))}
+        best = {r["case"]: ratio for r in members if (ratio := _ratio(r))}
         torch = [ratio for r in members if (ratio := _ratio(r, "torch"))]
-        line = f"{' '.join(group):12}"
-        if ratios:
-            worst = min(ratios, key=ratios.__getitem__)
-            line += f"{geometric_mean(ratios.values()):>14.2f}x  "
-            line += f"{f'{ratios[worst]:.2f}x {worst}':<22}"
-        if torch:
-            line += f"{geometric_mean(torch):>10.2f}x"
-        lines.append(line.rstrip())
+        line = f"{' '.join(group):18}"
+        for ratios in (best.values(), torch):
+            line += f"{geometric_mean(ratios):>9.2f}x" if ratios else f"{'-':>10}"
+        if best:
+            worst = min(best, key=best.__getitem__)
+            line += f"   {best[worst]:.2f}x  {worst}"
+        lines.append(line)
     reasons = {
         f"{name} {reason}" for result in results for name, reason in result["unsupported"].items()
     }
@@ -155,6 +153,8 @@ def plot(figures: Figures, path: Path) -> None:
                 if (r["cell"], r["mode"]) == group and name in r["seconds"]
             ]
             style = {"marker": "o", "s": 40, "zorder": 3} if name == OURS else {"marker": "x"}
+            if not points:
+                continue
             panel.scatter(*zip(*points, strict=True), label=name, color=f"C{i}", **style)
         panel.set_title(" ".join(group), fontsize=10)
         panel.set_ylim(0, None)

@@ -64,7 +64,8 @@ class Jax:
         def train(parameters: Any, x: Any, dy: Any) -> Any:
             y, back = jax.vjp(lambda p, x: forward(p, x, []), parameters, x)
             gradients, dx = back(dy)
-            return (y, dx, *(gradients[name] for name in parameters))
+            # jit hands dicts over sorted by their keys
+            return (y, dx, *(gradients[name] for name in problem.parameters))
 
         def to_numpy(results: Any) -> list[Array]:
             # gradients of kernels, transposed as the kernels are
