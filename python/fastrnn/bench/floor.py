@@ -64,8 +64,7 @@ def measure(threads: int) -> Machine:
         def best(calls: list[Callable[[int], int]]) -> float:
             """Work a second of `calls`, one a thread, which return the work of so many rounds."""
             rounds = 1
-            # the least of three: a thread that starts, or waits for a core, is not slow work
-            while min(_seconds(pool, calls, rounds)[0] for _ in range(3)) < _SECONDS / 2:
+            while _own_seconds(calls[0], rounds) < _SECONDS / 2:
                 rounds *= 2
             samples = [_seconds(pool, calls, rounds) for _ in range(_ROUNDS)]
             return max(work / seconds for seconds, work in samples)
@@ -81,6 +80,13 @@ def measure(threads: int) -> Machine:
         peak["float64"] = best([arithmetic(True)] * threads)
         bandwidth = {size: best([reading(size) for _ in range(threads)]) for size in _SIZES}
     return Machine(peak, bandwidth, threads)
+
+
+def _own_seconds(call: Callable[[int], int], rounds: int) -> float:
+    """Of this thread: one that waits for a core does no slow work."""
+    start = time.thread_time()
+    call(rounds)
+    return time.thread_time() - start
 
 
 def _seconds(
