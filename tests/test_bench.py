@@ -168,7 +168,12 @@ def test_wrong_results_disagree(wrong: float) -> None:
 
 
 def bench(*arguments: str) -> int:
-    return cli.main(["bench", "--seconds", "1e-9", *arguments])
+    """With one thread: more would mostly wait for each other where cores are few."""
+    before = fastrnn.get_num_threads()
+    try:
+        return cli.main(["bench", "--seconds", "1e-9", "--threads", "1", *arguments])
+    finally:
+        fastrnn.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("machine")
