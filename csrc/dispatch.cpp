@@ -98,7 +98,8 @@ const KernelTable& find_backend(const char* name) {
       if (!name || wanted) return *table;
       usable += (usable.empty() ? "" : ", ") + std::string(table->name);
     } else if (wanted) {
-      throw ValueError("backend '" + std::string(name) + "' cannot run here: " + table->unavailable);
+      throw ValueError("backend '" + std::string(name) +
+                       "' cannot run here: " + table->unavailable);
     }
   }
   throw ValueError((from_environment ? "FASTRNN_BACKEND" : "backend") +
