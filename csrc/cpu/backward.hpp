@@ -333,7 +333,10 @@ class Backward {
       dprev = V::load(dh_ + row * width_ + j * kLanes);
       if constexpr (E > 0)
         Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
-      for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
+      // the early gates' alone: other parts still read the late ones of this row
+      for (int g = 0; g < E; ++g) {
+        gradients[Cell::slot_h(g)].store(dgates + Cell::slot_h(g) * width_ + j * kLanes);
+      }
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
   }
