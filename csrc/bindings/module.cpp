@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/array.hpp"
+#include "bindings/layer.hpp"
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
@@ -262,4 +263,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("backends", &backends, py::arg("compiled"), "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
+  register_layer(m);
 }

@@ -37,6 +37,47 @@ def step(
     b_hh: object,
     backend: str | None,
 ) -> tuple[Any, Any]: ...
+def layer_forward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    lengths: object,
+    mask: object,
+    reset: object,
+    y: object,
+    h_n: object,
+    c_n: object,
+    c: object,
+    reserve: object,
+) -> None: ...
+def layer_backward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    lengths: object,
+    mask: object,
+    reset: object,
+    y: object,
+    c: object,
+    reserve: object,
+    dy: object,
+    dh_n: object,
+    dc_n: object,
+    dx: object,
+    dweights: Sequence[object],
+    dh0: object,
+    dc0: object,
+) -> None: ...
 def backends(compiled: bool) -> list[str]: ...
 def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

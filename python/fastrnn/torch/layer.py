@@ -1,0 +1,176 @@
+"""One layer on tensors, by the cheapest way that is right in the place where it is called.
+
+================================================  =====================================================
+where                                             how
+================================================  =====================================================
+plain CPU tensors, no gradient wanted             the core, nothing saved
+plain CPU tensors, a gradient wanted              the core in a ``torch.autograd.Function``
+torch.compile, export, FakeTensor, meta, make_fx  the operator ``fastrnn::layer``
+torch.func transforms, forward-mode AD            the formula in torch operations
+================================================  =====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastrnn.torch import formula, kernels, ops
+
+__all__ = ["layer", "step"]
+
+_transforms_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+class _Layer(torch.autograd.Function):
+    # forward takes ctx: with setup_context a call costs three times as much
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: str,
+        batch_first: bool,
+        bidirectional: bool,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        y, h_n, c_n, c, reserve = kernels.forward(
+            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset, True
+        )
+        ctx.options = cell, batch_first, bidirectional
+        ctx.save_for_backward(x, h0, c0, lengths, mask, reset, y, c, reserve, *weights)
+        ctx.set_materialize_grads(False)
+        return (y, h_n) if c_n is None else (y, h_n, c_n)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[6:]
+        gradients: Sequence[Tensor | None]
+        if torch.is_grad_enabled():  # create_graph=True
+            marks = lengths, mask, reset
+            gradients = ops.recomputed_gradients(
+                ctx.options, x, h0, c0, weights, marks, cotangents, wanted
+            )
+        else:
+            dy, dh_n, dc_n = cotangents if len(cotangents) == 3 else (*cotangents, None)
+            gradients = kernels.backward(
+                *ctx.options,
+                x,
+                weights,
+                h0,
+                c0,
+                lengths,
+                mask,
+                reset,
+                y,
+                c,
+                reserve,
+                dy,
+                dh_n,
+                dc_n,
+                wanted,
+            )
+        return (None, None, None, None, None, None, *gradients)
+
+
+def _traced(x: Tensor) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or not x.is_cpu
+        or type(x) not in _PLAIN
+        or _dispatch_modes() > 0
+        or torch.jit.is_tracing()
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def layer(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
+
+    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh), D times; h0, c0 (D, B, H).
+    ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64 throughout.
+    """
+    if torch.compiler.is_compiling():
+        return _operator(
+            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
+        )
+    if _transforms_active() or forward_ad._current_level >= 0:
+        return formula.layer(
+            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
+        )
+    if _traced(x):
+        return _operator(
+            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
+        )
+    if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
+        return _Layer.apply(  # type: ignore[no-any-return]
+            cell, batch_first, bidirectional, lengths, mask, reset, x, h0, c0, *weights
+        )
+    y, h_n, c_n, _, _ = kernels.forward(
+        cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset, False
+    )
+    return (y, h_n) if c_n is None else (y, h_n, c_n)
+
+
+def _needs_gradient(
+    x: Tensor, weights: Sequence[Tensor], h0: Tensor | None, c0: Tensor | None
+) -> bool:
+    if x.requires_grad or (h0 is not None and h0.requires_grad):
+        return True
+    for w in weights:
+        if w.requires_grad:
+            return True
+    return c0 is not None and c0.requires_grad
+
+
+def _operator(cell: str, batch_first: bool, bidirectional: bool, *inputs: Any) -> tuple[Tensor, ...]:
+    x, weights, h0, c0 = inputs[:4]
+    save = torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0)
+    y, h_n, c_n, _, _ = ops.layer(cell, batch_first, bidirectional, *inputs, save)
+    return (y, h_n, c_n) if cell == "lstm" else (y, h_n)
+
+
+def step(
+    cell: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h: Tensor | None,
+    c: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
+    if not (
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and _needs_gradient(x, weights, h, c))
+        or _transforms_active()
+        or forward_ad._current_level >= 0
+        or _traced(x)
+    ):
+        h_n, c_n = kernels.step(cell, x, weights, h, c)
+        return (h_n,) if c_n is None else (h_n, c_n)
+    states = [None if s is None else s.unsqueeze(0) for s in (h, c)]
+    _, *finals = layer(cell, False, False, x.unsqueeze(0), weights, *states)
+    return tuple(final.squeeze(0) for final in finals)
