@@ -1,5 +1,5 @@
-// Every check of what a caller passes, once, in argument order. A message names the function, the argument, the wanted
-// shape in symbols and numbers, and what came.
+// Every check of what a caller passes, once, in argument order. A message names the function, the
+// argument, the wanted shape in symbols and numbers, and what came.
 #include <string>
 #include <vector>
 
@@ -23,16 +23,21 @@ std::string tuple_of(const std::vector<std::string>& items) {
 
 std::string shape_of(const Tensor& tensor) {
   std::vector<std::string> sizes;
-  for (int i = 0; i < tensor.rank; ++i) sizes.push_back(i < kMaxRank ? std::to_string(tensor.shape[i]) : "...");
+  for (int i = 0; i < tensor.rank; ++i)
+    sizes.push_back(i < kMaxRank ? std::to_string(tensor.shape[i]) : "...");
   return tuple_of(sizes);
 }
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "float32";
-    case DType::kFloat64: return "float64";
-    case DType::kInt64: return "int64";
-    default: return "bool";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt64:
+      return "int64";
+    default:
+      return "bool";
   }
 }
 
@@ -40,7 +45,8 @@ class Check {
  public:
   Check(const char* function, Layout layout) : function_(function), layout_(layout) {}
 
-  [[noreturn]] void fail(const char* argument, const std::string& wanted, const std::string& got) const {
+  [[noreturn]] void fail(const char* argument, const std::string& wanted,
+                         const std::string& got) const {
     throw ValueError(text(argument, wanted, got));
   }
 
@@ -50,16 +56,25 @@ class Check {
 
   void dtype(const char* argument, const Tensor& tensor, DType wanted, const char* as = "") const {
     if (tensor.present && tensor.dtype != wanted) {
-      throw TypeError(text(argument, std::string("of dtype ") + name_of(wanted) + as, name_of(tensor.dtype)));
+      throw TypeError(
+          text(argument, std::string("of dtype ") + name_of(wanted) + as, name_of(tensor.dtype)));
     }
   }
 
-  // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are shown as laid out
-  void sequence(const char* argument, const Tensor& tensor, Shape sizes) const {
+  void compute_dtype(const char* argument, const Tensor& tensor) const {
+    if (tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64) {
+      throw TypeError(text(argument, "of dtype float32 or float64", name_of(tensor.dtype)));
+    }
+  }
+
+  // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are
+  // shown as laid out
+  void sequence(const char* argument, const Tensor& tensor, const Shape& sizes) const {
     shape(argument, tensor, sizes, true);
   }
 
-  void shape(const char* argument, const Tensor& tensor, const Shape& sizes, bool is_sequence = false) const {
+  void shape(const char* argument, const Tensor& tensor, const Shape& sizes,
+             bool is_sequence = false) const {
     if (!tensor.present) return;
     bool right = tensor.rank == static_cast<int>(sizes.size());
     for (size_t i = 0; right && i < sizes.size(); ++i) {
@@ -96,7 +111,8 @@ class Check {
 
  private:
   std::string text(const char* argument, const std::string& wanted, const std::string& got) const {
-    return std::string(function_) + ": argument '" + argument + "' must be " + wanted + ", got " + got;
+    return std::string(function_) + ": argument '" + argument + "' must be " + wanted + ", got " +
+           got;
   }
 
   const char* function_;
@@ -106,64 +122,74 @@ class Check {
 struct Sizes {
   Size T, B, I, H, GH;
 
-  Sizes(const ForwardArgs& a, int gates)
-      : T{"T", a.x.shape[0]},
-        B{"B", a.x.shape[1]},
-        I{"I", a.x.shape[2]},
-        H{"H", a.w_hh.shape[1]},
-        GH{gates == 1 ? "H" : std::to_string(gates) + "*H", 0} {
-    if (__builtin_mul_overflow(a.w_hh.shape[1], static_cast<int64_t>(gates), &GH.value)) GH.value = INT64_MAX;
+  Sizes(const ForwardArgs& a, int64_t input)
+      : T{"T", a.x.shape[0]}, B{"B", a.x.shape[1]}, I{"I", input}, H{"H", a.w_hh.shape[1]} {
+    const int gates = cell_info(a.cell)->gates;
+    GH.symbol = gates == 1 ? "H" : std::to_string(gates) + "*H";
+    if (__builtin_mul_overflow(H.value, int64_t{gates}, &GH.value)) GH.value = INT64_MAX;
+  }
+
+  // No product of sizes that the kernels or the allocation of results form may come near the end of
+  // int64.
+  bool addressable() const {
+    const auto wide = [](const Size& size, int more) {
+      return static_cast<long double>(size.value) + more;
+    };
+    return wide(T, 0) * wide(B, 0) * (wide(I, 64) + 10 * wide(H, 64)) +
+               16 * wide(H, 64) * (wide(I, 64) + wide(H, 64)) <
+           0x1p56L;
   }
 };
 
-// No product of sizes that the kernels or the allocation of results form may come near the end of int64.
-void check_total(const Check& check, const Sizes& n, int gates) {
-  const auto size = [](const Size& s) { return static_cast<long double>(s.value); };
-  const long double sequence = size(n.T) * size(n.B) * (size(n.I) + 10.0L * (size(n.H) + 64.0L));
-  const long double weights = 4.0L * gates * (size(n.H) + 64.0L) * (size(n.I) + size(n.H) + 64.0L);
-  if (sequence + weights > 0x1p56L) {
+void check_weights(const Check& check, const ForwardArgs& a, const Sizes& n, const char* as) {
+  if (a.x.present) check.dtype("w_ih", a.w_ih, a.x.dtype, as);
+  const DType dtype = a.w_ih.dtype;
+  check.dtype("w_hh", a.w_hh, dtype, as);
+  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, {"H", Check::kAny}});
+  check.positive("w_hh", n.H, a.w_hh);
+  if (!n.addressable()) {
     check.fail("x", "small enough for T*B*(I + H) and H*(I + H) elements to be addressed",
                "T = " + std::to_string(n.T.value) + ", B = " + std::to_string(n.B.value) +
                    ", I = " + std::to_string(n.I.value) + ", H = " + std::to_string(n.H.value));
   }
+  check.shape("w_ih", a.w_ih, {n.GH, n.I});
+  check.shape("w_hh", a.w_hh, {n.GH, n.H});
+  check.dtype("b_ih", a.b_ih, dtype, as);
+  check.shape("b_ih", a.b_ih, {n.GH});
+  check.dtype("b_hh", a.b_hh, dtype, as);
+  check.shape("b_hh", a.b_hh, {n.GH});
 }
 
 }  // namespace
 
+void check_weights(const char* function, const ForwardArgs& a) {
+  const Check check(function, Layout::kTimeMajor);
+  check.required("w_ih", a.w_ih);
+  check.required("w_hh", a.w_hh);
+  check.compute_dtype("w_ih", a.w_ih);
+  check.shape("w_ih", a.w_ih, {{"G*H", Check::kAny}, {"I", Check::kAny}});
+  const Sizes n(a, a.w_ih.shape[1]);
+  check.positive("w_ih", n.I, a.w_ih);
+  check_weights(check, a, n, " as w_ih is");
+}
+
 void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   const Check check(function, layout);
-  const CellInfo& cell = *cell_info(a.cell);
-  const Sizes n(a, cell.gates);
-  const Size any_T{"T", Check::kAny}, any_B{"B", Check::kAny}, any_I{"I", Check::kAny}, any_H{"H", Check::kAny};
+  const Sizes n(a, a.x.shape[2]);
   const bool step = layout == Layout::kStep;
-  const char* h0 = step ? "h" : "h0";
-  const char* c0 = step ? "c" : "c0";
 
   check.required("x", a.x);
   check.required("w_ih", a.w_ih);
   check.required("w_hh", a.w_hh);
-  if (a.x.dtype != DType::kFloat32 && a.x.dtype != DType::kFloat64) {
-    throw TypeError(std::string(function) + ": argument 'x' must be of dtype float32 or float64, got " +
-                    name_of(a.x.dtype));
-  }
-  check.sequence("x", a.x, {any_T, any_B, any_I});
+  check.compute_dtype("x", a.x);
+  check.sequence("x", a.x, {{"T", Check::kAny}, {"B", Check::kAny}, {"I", Check::kAny}});
   check.positive("x", n.I, a.x);
-  const std::string as_x = " as x is";
-  check.dtype("w_ih", a.w_ih, a.x.dtype, as_x.c_str());
-  check.dtype("w_hh", a.w_hh, a.x.dtype, as_x.c_str());
-  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, any_H});
-  check.positive("w_hh", n.H, a.w_hh);
-  check_total(check, n, cell.gates);
-  check.shape("w_ih", a.w_ih, {n.GH, n.I});
-  check.shape("w_hh", a.w_hh, {n.GH, n.H});
-  const auto optional = [&](const char* name, const Tensor& tensor, const Shape& shape) {
-    check.dtype(name, tensor, a.x.dtype, as_x.c_str());
-    check.shape(name, tensor, shape);
-  };
-  optional("b_ih", a.b_ih, {n.GH});
-  optional("b_hh", a.b_hh, {n.GH});
-  optional(h0, a.h0, {n.B, n.H});
-  optional(c0, a.c0, {n.B, n.H});
+  check_weights(check, a, n, " as x is");
+  for (const auto& [name, state] :
+       {std::pair{step ? "h" : "h0", &a.h0}, std::pair{step ? "c" : "c0", &a.c0}}) {
+    check.dtype(name, *state, a.x.dtype, " as x is");
+    check.shape(name, *state, {n.B, n.H});
+  }
   if (a.lengths.present) {
     check.dtype("lengths", a.lengths, DType::kInt64);
     check.shape("lengths", a.lengths, {n.B});
@@ -181,9 +207,17 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   }
 }
 
+// state [L, B, H] of a stack of layers that x, one step [1, B, I], goes through
+void check_stacked_state(const char* function, const char* argument, const Tensor& state,
+                         const Tensor& x, int64_t layers, int64_t hidden) {
+  const Check check(function, Layout::kStep);
+  check.dtype(argument, state, x.dtype, " as x is");
+  check.shape(argument, state, {{"L", layers}, {"B", x.shape[1]}, {"H", hidden}});
+}
+
 void check_backward(const char* function, const BackwardArgs& a, Layout layout) {
   const Check check(function, layout);
-  const Sizes n(a.forward, cell_info(a.forward.cell)->gates);
+  const Sizes n(a.forward, a.forward.x.shape[2]);
   const DType dtype = a.forward.x.dtype;
   check.dtype("dy", a.dy, dtype, " as x is");
   check.sequence("dy", a.dy, {n.T, n.B, n.H});

@@ -1,7 +1,9 @@
-// The C++ API: views in, results written into memory that the caller gives. No Python and no framework here.
+// The C++ API: views in, results written into memory that the caller gives. No Python and no
+// framework here.
 //
 // Sizes: T steps, B batch rows, I input, H hidden, G gates of the cell, R saved values a unit.
-// Everything a caller passes is checked once by check_forward / check_backward (check.cpp); kernels trust it.
+// Everything a caller passes is checked once by check_forward / check_backward (check.cpp); kernels
+// trust it.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +47,8 @@ struct ForwardArgs {
   Tensor lengths;     // [B] int64   optional, contiguous
   Tensor mask;        // [T, B] bool optional: false carries the state over the step
   Tensor reset;       // [T, B] bool optional: true zeroes the state before the step
+  const void* packed =
+      nullptr;  // the weights and biases as pack() laid them out; null: forward packs them itself
 
   Tensor y;        // [T, B, H]    h at every step; exactly 0 beyond a row's length
   Tensor h_n;      // [B, H]       h after the last valid step
@@ -54,7 +58,8 @@ struct ForwardArgs {
 };
 
 struct BackwardArgs {
-  ForwardArgs forward;  // as forward() had it, y, c and reserve included; x, y, c and reserve are read again
+  ForwardArgs forward;  // as forward() had it, y, c and reserve included; x, y, c and reserve are
+                        // read again
   Tensor dy;            // [T, B, H]   optional, unit stride on H
   Tensor dh_n, dc_n;    // [B, H]      optional
 
@@ -67,7 +72,9 @@ struct BackwardArgs {
 // One backend: an instruction set of this CPU, or CUDA. The only thing that a backend exports.
 struct KernelTable {
   struct Kernel {
-    int64_t (*forward_workspace)(const ForwardArgs&);  // bytes, aligned to 64
+    int64_t (*packed_size)(const ForwardArgs&);  // all sizes in bytes, all memory aligned to 64
+    void (*pack)(const ForwardArgs&, void* packed);
+    int64_t (*forward_workspace)(const ForwardArgs&);
     void (*forward)(const ForwardArgs&, void* workspace);
     int64_t (*backward_workspace)(const BackwardArgs&);
     void (*backward)(const BackwardArgs&, void* workspace);
@@ -77,25 +84,38 @@ struct KernelTable {
   };
   const char* name;
   bool (*supported)();
-  const PerDType* kernels;  // [cell]
+  const PerDType* kernels;                                      // [cell]
+  const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
 };
 
 // The backends of this build, best first; null past the last one.
 const KernelTable* compiled_backend(int index);
 
-// The backend called `name`; for null the one that FASTRNN_BACKEND names, or else the best one that runs here.
-// Throws std::invalid_argument when there is none of that name or this machine cannot run it.
+// The backend called `name`; for null the one that FASTRNN_BACKEND names, or else the best one that
+// runs here. Throws std::invalid_argument when there is none of that name or this machine cannot
+// run it.
 const KernelTable& find_backend(const char* name);
 
-// How the caller laid out x: decides the words of a message, not what is accepted. Views are time-major throughout.
+// How the caller laid out x: decides the words of a message, not what is accepted. Views are
+// time-major throughout.
 enum class Layout { kTimeMajor, kBatchFirst, kStep };
 
-// Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument, the wanted shape and
-// what came. lengths must be the core's own copy, or it could change between check and use.
+// Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument,
+// the wanted shape and what came. lengths must be the core's own copy, or it could change between
+// check and use. check_weights is the part of check_forward that needs no x.
+void check_weights(const char* function, const ForwardArgs& args);
 void check_forward(const char* function, const ForwardArgs& args, Layout layout);
+void check_stacked_state(const char* function, const char* argument, const Tensor& state,
+                         const Tensor& x, int64_t layers, int64_t hidden);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);
 
-// Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the time loop allocates.
+// The weights and biases of `args` in the order in which the kernels read them, for
+// ForwardArgs::packed.
+int64_t packed_size(const KernelTable& backend, const ForwardArgs& args);
+void pack(const KernelTable& backend, const ForwardArgs& args, void* packed);
+
+// Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the
+// time loop allocates.
 void forward(const KernelTable& backend, const ForwardArgs& args);
 void backward(const KernelTable& backend, const BackwardArgs& args);
 

@@ -1,11 +1,12 @@
 // sigmoid, tanh and exp once, for every instruction set and CUDA, generic over a value type V.
 //
-// V offers: Scalar, set(s), + - *, /, fma(a, b, c) = a*b + c, minimum/maximum(a, b) that return b when a is NaN
-// or b is, round(a) to nearest even, abs(a), copysign(magnitude, sign), scale(a, n) = a * 2^n for integral n,
-// less(a, b) -> mask, select(mask, yes, no).
+// V offers: Scalar, set(s), + - *, /, fma(a, b, c) = a*b + c, minimum/maximum(a, b) that return b
+// when a is NaN or b is, round(a) to nearest even, abs(a), copysign(magnitude, sign), scale(a, n) =
+// a * 2^n for integral n, less(a, b) -> mask, select(mask, yes, no).
 //
-// exp(t): t = n ln2 + r, |r| <= ln2/2, expm1(r) = r + r^2 q(r) with q the minimax polynomial for the
-// relative error of expm1 (1.4e-8 for float, 1.9e-17 for double), so that tanh keeps its relative accuracy at 0.
+// exp(t): t = n ln2 + r, |r| <= ln2/2, expm1(r) = r + r^2 q(r) with q the minimax polynomial for
+// the relative error of expm1 (1.4e-8 for float, 1.9e-17 for double), so that tanh keeps its
+// relative accuracy at 0.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -77,7 +78,8 @@ FASTRNN_HD V exp(V x) {
   return scale(V::set(1) + p, n);
 }
 
-// 1 / (1 + e^-x), through e^-|x| so that nothing overflows and small results keep their relative accuracy
+// 1 / (1 + e^-x), through e^-|x| so that nothing overflows and small results keep their relative
+// accuracy
 template <class V>
 FASTRNN_HD V sigmoid(V x) {
   const V e = exp(V::set(0) - abs(x));

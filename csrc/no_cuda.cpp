@@ -2,8 +2,14 @@
 #include "fastrnn.hpp"
 
 namespace fastrnn {
+namespace {
+
+constexpr KernelTable kTable = {"cuda", [] { return false; }, nullptr,
+                                "fastrnn was built without CUDA"};
+
+}  // namespace
 
 const KernelTable* kernel_table_cuda();
-const KernelTable* kernel_table_cuda() { return nullptr; }
+const KernelTable* kernel_table_cuda() { return &kTable; }
 
 }  // namespace fastrnn

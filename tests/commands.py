@@ -38,7 +38,10 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path = 
 
 
 def program(name: str) -> str:
-    """The path of a program that pip cannot bring. Without it a test is skipped, but on CI it fails."""
+    """The path of a program that pip cannot bring.
+
+    Without it the test is skipped; where FASTRNN_CI is set, as .ci/run does, it fails.
+    """
     path = shutil.which(name)
     if path is None:
         (pytest.fail if "FASTRNN_CI" in os.environ else pytest.skip)(f"{name} is not installed")

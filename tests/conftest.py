@@ -1,4 +1,4 @@
-"""What every test shares: a seeded generator, hypothesis without chance, the build of the working tree, GPU tests."""
+"""What every test shares: a seeded generator, hypothesis without chance, a build, GPU tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def build() -> Path:
-    """A build folder of the working tree: objects, module with symbols, C++ tests, compile_commands.json."""
+    """A build of the working tree: objects, module with symbols, C++ tests, compile commands."""
     run("cmake", "--preset", "default", f"-DPython_EXECUTABLE={sys.executable}")
     run("cmake", "--build", "--preset", "default")
     return ROOT / "build" / "default"

@@ -145,7 +145,7 @@ def make_case(
     cell: str,
     T: int,
     B: int,
-    I: int,  # noqa: E741
+    I: int,
     H: int,
     dtype: npt.DTypeLike = np.float64,
     seed: int = 0,

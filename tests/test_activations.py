@@ -16,14 +16,18 @@ BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
 
 def tanh(x, backend):
     one, zero = np.ones((1, 1), x.dtype), np.zeros((1, 1), x.dtype)
-    return fastrnn.rnn_forward(x.reshape(1, -1, 1), one, zero, save=False, backend=backend)[0].ravel()
+    return fastrnn.rnn_forward(x.reshape(1, -1, 1), one, zero, save=False, backend=backend)[
+        0
+    ].ravel()
 
 
 def sigmoid(x, backend):
     w_ih = np.array([[0], [1], [0]], x.dtype)
     h0 = np.ones((x.size, 1), x.dtype)
     w_hh = np.zeros((3, 1), x.dtype)
-    return fastrnn.gru_forward(x.reshape(1, -1, 1), w_ih, w_hh, h0=h0, save=False, backend=backend)[0].ravel()
+    return fastrnn.gru_forward(x.reshape(1, -1, 1), w_ih, w_hh, h0=h0, save=False, backend=backend)[
+        0
+    ].ravel()
 
 
 def exact_tanh(x):
@@ -46,7 +50,9 @@ def ulps(got, exact):
 
 
 def all_floats(step):
-    """Every step-th finite float32 (an inf would meet the zero weights that isolate sigmoid: 0 * inf is NaN)."""
+    """Every step-th finite float32 (an inf would meet the zero weights that isolate sigmoid: 0 *
+    inf is NaN).
+    """
     bits = np.arange(0, 0x7F800000, step, dtype=np.uint32)
     return np.concatenate([bits, bits | np.uint32(0x80000000)]).view(np.float32)
 
@@ -67,7 +73,13 @@ def test_within_2_ulp_over_float32(name, backend):
 def test_within_2_ulp_over_float64(name, backend):
     function, exact = FUNCTIONS[name]
     rng = np.random.default_rng(0)
-    x = np.concatenate([np.linspace(-750, 750, 400_001), rng.normal(size=400_000), 10 ** rng.uniform(-300, 3, 100_000)])
+    x = np.concatenate(
+        [
+            np.linspace(-750, 750, 400_001),
+            rng.normal(size=400_000),
+            10 ** rng.uniform(-300, 3, 100_000),
+        ]
+    )
     with np.errstate(under="ignore"):
         assert ulps(function(x, backend), exact(x)) <= 2
 

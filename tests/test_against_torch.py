@@ -1,4 +1,6 @@
-"""Two layers, both directions, in float64: forward and every gradient as torch.nn.LSTM, GRU and RNN have them."""
+"""Two layers, both directions, in float64: forward and every gradient as torch.nn.LSTM, GRU and RNN
+have them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from tolerances import assert_close
 
 import fastrnn
 
-T, B, I, H = 13, 5, 7, 19  # noqa: E741
+T, B, I, H = 13, 5, 7, 19
 MODULES = {
     "lstm": (torch.nn.LSTM, {}),
     "gru": (torch.nn.GRU, {}),
@@ -42,7 +44,10 @@ def test_two_bidirectional_layers_equal_torch_in_float64(cell):
     for layer in range(2):
         outputs = []
         for suffix in ("", "_reverse"):
-            names = [f"{kind}_l{layer}{suffix}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            names = [
+                f"{kind}_l{layer}{suffix}"
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
             weights = [parameters[name].detach().numpy() for name in names]
             out, final, kept = layer_forward(cell, inputs, weights, suffix != "")
             outputs.append(out)

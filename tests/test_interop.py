@@ -17,7 +17,9 @@ CELLS = ["lstm", "gru", "rnn_tanh"]
 def run(cell, case, convert):
     forward, backward, _ = functions(fastrnn, cell)
     keep = ("lengths", "batch_first")
-    inputs = {name: value if name in keep else convert(value) for name, value in case.inputs.items()}
+    inputs = {
+        name: value if name in keep else convert(value) for name, value in case.inputs.items()
+    }
     y, state, saved = forward(**inputs)
     return [y, *(state if isinstance(state, tuple) else (state,))], backward(
         saved, **{name: convert(value) for name, value in case.cotangents.items()}
@@ -27,10 +29,14 @@ def run(cell, case, convert):
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
-    ("convert", "kind"), [(torch.from_numpy, torch.Tensor), (jnp.asarray, jax.Array)], ids=["torch", "jax"]
+    ("convert", "kind"),
+    [(torch.from_numpy, torch.Tensor), (jnp.asarray, jax.Array)],
+    ids=["torch", "jax"],
 )
 def test_results_are_of_the_kind_of_x(cell, convert, kind, batch_first):
-    case = make_case(cell, 5, 3, 4, 9, np.float32, lengths=True, mask=True, state=True, batch_first=batch_first)
+    case = make_case(
+        cell, 5, 3, 4, 9, np.float32, lengths=True, mask=True, state=True, batch_first=batch_first
+    )
     outputs, gradients = run(cell, case, convert)
     expected, expected_gradients = run(cell, case, lambda a: a)
     for got, want in zip([*outputs, *gradients], [*expected, *expected_gradients], strict=True):
@@ -59,7 +65,10 @@ def test_a_tensor_with_gradients_is_refused_by_name():
     case = make_case("lstm", 5, 3, 4, 9, np.float32)
     inputs = {name: torch.from_numpy(value) for name, value in case.inputs.items()}
     inputs["w_hh"].requires_grad_()
-    with pytest.raises(TypeError, match="lstm_forward: argument 'w_hh' of type Tensor cannot be read through DLPack"):
+    with pytest.raises(
+        TypeError,
+        match="lstm_forward: argument 'w_hh' of type Tensor cannot be read through DLPack",
+    ):
         fastrnn.lstm_forward(**inputs)
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shapes import CELLS, DTYPES, FEATURES, LARGE_SHAPES, SHAPES, as_states, functions, make_case, shape_id
+from shapes import (
+    CELLS,
+    DTYPES,
+    FEATURES,
+    LARGE_SHAPES,
+    SHAPES,
+    as_states,
+    functions,
+    make_case,
+    shape_id,
+)
 from tolerances import assert_close
 
 import fastrnn
@@ -28,8 +38,8 @@ def check(cell, case, dtype, backend, T):
 
     assert saved.backend == backend
     assert y.dtype == dtype
-    # h stays within a few units, and what is compared is sums of that size: a result that happens to be tiny
-    # (one unit, one step) has the error of its terms
+    # h stays within a few units, and what is compared is sums of that size: a result that happens
+    # to be tiny (one unit, one step) has the error of its terms
     assert_close(y, ref_y, dtype, "forward", T, name="y")
     for got, expected in zip(as_states(state), as_states(ref_state), strict=True):
         assert_close(got, expected, dtype, "forward", T, name="state")
@@ -152,7 +162,9 @@ def test_cell_sequence_is_c_at_every_step(backend):
     case = make_case("lstm", 9, 7, 5, 17, np.float64, seed=10, **FEATURES["all_reverse"])
     expected = reference.lstm_forward(**case.inputs, return_cell_sequence=True)
     for save in (True, False):
-        result = fastrnn.lstm_forward(**case.inputs, return_cell_sequence=True, save=save, backend=backend)
+        result = fastrnn.lstm_forward(
+            **case.inputs, return_cell_sequence=True, save=save, backend=backend
+        )
         assert len(result) == 4
         assert_close(result[3], expected[3], np.float64, "forward")
 
@@ -162,7 +174,9 @@ def test_backward_can_be_called_again(cell, backend):
     case = make_case(cell, 9, 7, 5, 17, np.float32, seed=11)
     forward, backward, _ = functions(fastrnn, cell)
     saved = forward(**case.inputs, backend=backend)[2]
-    for first, second in zip(backward(saved, **case.cotangents), backward(saved, **case.cotangents), strict=True):
+    for first, second in zip(
+        backward(saved, **case.cotangents), backward(saved, **case.cotangents), strict=True
+    ):
         assert np.array_equal(first, second)
 
 
@@ -177,5 +191,7 @@ def test_missing_cotangents_are_zero(cell, backend):
     for a, b in zip(backward(saved, only_dy["dy"]), backward(saved, **only_dy), strict=True):
         assert np.array_equal(a, b)
     only_state_given = {name: value for name, value in only_state.items() if name != "dy"}
-    for a, b in zip(backward(saved, None, **only_state_given), backward(saved, **only_state), strict=True):
+    for a, b in zip(
+        backward(saved, None, **only_state_given), backward(saved, **only_state), strict=True
+    ):
         assert np.array_equal(a, b)

@@ -136,11 +136,17 @@ def test_control_c_during_a_long_call_raises_keyboard_interrupt_afterwards():
 )
 def test_the_environment_sets_the_number_of_threads(environment, expected):
     clean = {"FASTRNN_NUM_THREADS": "", "OMP_NUM_THREADS": "", **environment}
-    assert python("import fastrnn; print(fastrnn.get_num_threads())", **clean).stdout.strip() == expected
+    assert (
+        python("import fastrnn; print(fastrnn.get_num_threads())", **clean).stdout.strip()
+        == expected
+    )
 
 
 def test_without_settings_the_threads_are_the_cpus_of_the_process():
-    code = "import os, fastrnn; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(fastrnn.get_num_threads())"
+    code = (
+        "import os, fastrnn; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "print(fastrnn.get_num_threads())"
+    )
     assert python(code, FASTRNN_NUM_THREADS="", OMP_NUM_THREADS="").stdout.strip() == "1"
 
 
@@ -148,7 +154,8 @@ def test_the_process_ends_promptly_while_the_pool_sleeps():
     code = (
         "import numpy as np, fastrnn\n"
         "fastrnn.set_num_threads(4)\n"
-        "fastrnn.lstm_forward(*(np.zeros(s, np.float32) for s in ((9, 64, 8), (64, 8), (64, 16))))\n"
+        "shapes = (9, 64, 8), (64, 8), (64, 16)\n"
+        "fastrnn.lstm_forward(*(np.zeros(shape, np.float32) for shape in shapes))\n"
     )
     begin = time.monotonic()
     assert python(code).returncode == 0

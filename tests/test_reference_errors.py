@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import CELLS, as_states, functions, make_case
 
-T, B, I, H = 5, 3, 4, 6  # noqa: E741
+from fastrnn import reference
+
+T, B, I, H = 5, 3, 4, 6
 
 
 def zeros(*shape: int, dtype: Any = float) -> Any:

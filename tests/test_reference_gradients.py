@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import CELLS, FEATURES, Case, as_states, functions, make_case
 from tolerances import assert_close, assert_gradients_close, tolerance
+
+from fastrnn import reference
 
 # Truncation, step^2 f'''/6, and rounding, 1e-16 f/step, are both near 1e-10.
 STEP = 1e-5

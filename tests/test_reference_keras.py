@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import CELLS, GATES, as_states, functions, make_case
 from tolerances import assert_close, assert_gradients_close
+
+from fastrnn import reference
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras", reason="compares with Keras", exc_type=ImportError)
 
 # Keras's gates, as places in torch's order: i f c o is torch's, z r h of r z n.
 GATE_ORDER = {1: [0], 3: [1, 0, 2], 4: [0, 1, 2, 3]}
-T, B, I, H = 8, 4, 5, 6  # noqa: E741
+T, B, I, H = 8, 4, 5, 6
 
 pytestmark = pytest.mark.filterwarnings(  # Keras with the torch backend and NumPy 2
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import CELLS, GATES, as_states, functions, make_case
 from tolerances import assert_close
+
+from fastrnn import reference
 
 onnx = pytest.importorskip("onnx", reason="builds ONNX models")
 ort = pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
 
 # ONNX's gates, as places in torch's order: i o f c of i f g o, z r h of r z n.
 GATE_ORDER = {1: [0], 3: [1, 0, 2], 4: [0, 3, 1, 2]}
-T, B, I, H = 8, 4, 5, 6  # noqa: E741
+T, B, I, H = 8, 4, 5, 6
 
 
 def onnx_forward(

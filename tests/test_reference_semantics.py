@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import CELLS, FEATURES, Case, as_states, functions, make_case
 from tolerances import assert_close
 
-T, B, I, H = SHAPE = (6, 5, 3, 4)  # noqa: E741
+from fastrnn import reference
+
+T, B, I, H = SHAPE = (6, 5, 3, 4)
 WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 every_cell = pytest.mark.parametrize("cell", CELLS)

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import reference
 from shapes import as_states, functions
 from tolerances import assert_close
+
+from fastrnn import reference
 
 torch = pytest.importorskip("torch", reason="compares with torch.nn")
 
 LAYERS, DIRECTIONS = 2, 2
-T, B, I, H = 9, 5, 4, 7  # noqa: E741
+T, B, I, H = 9, 5, 4, 7
 PEERS = {
     "rnn_tanh": (lambda *a, **k: torch.nn.RNN(*a, nonlinearity="tanh", **k)),
     "rnn_relu": (lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k)),

@@ -1,4 +1,6 @@
-"""For one backend the bits depend neither on threads, nor on the batch split, nor on streaming, nor on strides."""
+"""For one backend the bits depend neither on threads, nor on the batch split, nor on streaming, nor
+on strides.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +59,18 @@ def test_any_split_of_the_batch(cell, dtype, backend):
     for split in (1, 4, 7, 18):
         for rows in (slice(0, split), slice(split, None)):
             part = {
-                name: value[:, rows] if name == "x" else value[rows] if name in ("h0", "c0") else value
+                name: value[:, rows]
+                if name == "x"
+                else value[rows]
+                if name in ("h0", "c0")
+                else value
                 for name, value in case.inputs.items()
             }
             y_part, state_part, _ = forward(**part, backend=backend)
-            same_bits([y_part, *as_states(state_part)], [y[:, rows].copy(), *(s[rows] for s in as_states(state))])
+            same_bits(
+                [y_part, *as_states(state_part)],
+                [y[:, rows].copy(), *(s[rows] for s in as_states(state))],
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -81,7 +90,9 @@ def test_whole_or_step_by_step(cell, dtype, backend):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_any_chunks_of_the_sequence(cell, backend):
-    case = make_case(cell, 200, 3, 300, 70, np.float32, seed=4, state=True)  # several chunks of gx inside
+    case = make_case(
+        cell, 200, 3, 300, 70, np.float32, seed=4, state=True
+    )  # several chunks of gx inside
     forward, _, _ = functions(fastrnn, cell)
     y, final, _ = forward(**case.inputs, backend=backend)
     inputs = dict(case.inputs)
@@ -96,7 +107,7 @@ def test_any_chunks_of_the_sequence(cell, backend):
 def strided(a):
     """The same values with a gap after each row, rows in reverse and columns apart."""
     room = np.zeros((*(2 * n + 1 for n in a.shape[:-1]), a.shape[-1] + 3), a.dtype)
-    view = room[tuple(slice(1, None, 2) for _ in a.shape[:-1]) + (slice(1, 1 + a.shape[-1]),)]
+    view = room[(*(slice(1, None, 2) for _ in a.shape[:-1]), slice(1, 1 + a.shape[-1]))]
     view = view[::-1]
     view[...] = a
     return view
@@ -135,7 +146,8 @@ def test_batch_first_is_time_major_seen_otherwise(cell, backend):
     case = make_case(cell, 7, 5, 6, 19, np.float32, seed=7, **FEATURES["all"])
     forward, backward, _ = functions(fastrnn, cell)
     swapped = {
-        name: value.swapaxes(0, 1) if name in ("x", "mask", "reset") else value for name, value in case.inputs.items()
+        name: value.swapaxes(0, 1) if name in ("x", "mask", "reset") else value
+        for name, value in case.inputs.items()
     }
     y, state, saved = forward(**case.inputs, backend=backend)
     y_b, state_b, saved_b = forward(**swapped, batch_first=True, backend=backend)

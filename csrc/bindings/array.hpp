@@ -1,5 +1,6 @@
-// Python arrays to Tensor views and back. NumPy arrays are taken as they are; anything else that speaks DLPack on the
-// CPU goes through numpy.from_dlpack without a copy, and results are handed back by its own framework's from_dlpack.
+// Python arrays to Tensor views and back. NumPy arrays are taken as they are; anything else that
+// speaks DLPack on the CPU goes through numpy.from_dlpack without a copy, and results are handed
+// back by its own framework's from_dlpack.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -25,15 +26,17 @@ inline std::string argument(const std::string& function, const char* name) {
 inline py::array to_numpy(const std::string& function, const char* name, py::handle object) {
   if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
   if (!py::hasattr(object, "__dlpack__")) {
-    throw TypeError(argument(function, name) + " must be a NumPy array or speak DLPack, got " + type_name(object));
+    throw TypeError(argument(function, name) + " must be a NumPy array or speak DLPack, got " +
+                    type_name(object));
   }
   try {
     return py::module_::import("numpy").attr("from_dlpack")(object);
   } catch (py::error_already_set& error) {
-    py::raise_from(error, PyExc_TypeError,
-                   (argument(function, name) + " of type " + type_name(object) +
-                    " cannot be read through DLPack as a CPU array of a NumPy dtype without gradients")
-                       .c_str());
+    py::raise_from(
+        error, PyExc_TypeError,
+        (argument(function, name) + " of type " + type_name(object) +
+         " cannot be read through DLPack as a CPU array of a NumPy dtype without gradients")
+            .c_str());
     throw py::error_already_set();
   }
 }
@@ -45,11 +48,13 @@ inline DType dtype_of(const std::string& function, const char* name, const py::a
     if (dtype.num() == py::dtype::of<double>().num()) return DType::kFloat64;
     if (dtype.num() == py::dtype::of<bool>().num()) return DType::kBool;
   }
-  throw TypeError(argument(function, name) + " must be of dtype float32 or float64 (mask, reset: bool), got " +
+  throw TypeError(argument(function, name) +
+                  " must be of dtype float32 or float64 (mask, reset: bool), got " +
                   py::cast<std::string>(py::str(dtype)));
 }
 
-// Kernels need aligned elements, strides in whole elements and, where they load vectors, a unit last stride.
+// Kernels need aligned elements, strides in whole elements and, where they load vectors, a unit
+// last stride.
 inline bool fits(const py::array& array, bool unit_last_stride) {
   const auto size = array.itemsize();
   if (reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(size) != 0) return false;
@@ -86,23 +91,27 @@ inline Held hold(const std::string& function, const char* name, py::handle objec
   py::array array = to_numpy(function, name, object);
   const DType dtype = dtype_of(function, name, array);
   if (array.size() > 0 && !fits(array, access == Access::kUnitLastStride)) {
-    array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C", py::arg("copy") = true);
+    array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C",
+                                                       py::arg("copy") = true);
   }
   return {array, view_of(array, dtype)};
 }
 
-// The core's own copy: the caller may change the original while a kernel or a saved result relies on it.
+// The core's own copy: the caller may change the original while a kernel or a saved result relies
+// on it.
 inline Held copy_lengths(const std::string& function, py::handle object) {
   if (object.is_none()) return {};
   const py::module_ numpy = py::module_::import("numpy");
   const bool has_array = py::isinstance<py::array>(object) || py::hasattr(object, "__dlpack__");
-  py::array array = has_array ? to_numpy(function, "lengths", object) : py::array(numpy.attr("asarray")(object));
+  py::array array =
+      has_array ? to_numpy(function, "lengths", object) : py::array(numpy.attr("asarray")(object));
   const char kind = array.dtype().kind();
   if (kind != 'i' && kind != 'u' && array.size() > 0) {
     throw TypeError(argument(function, "lengths") + " must be of an integer dtype, got " +
                     py::cast<std::string>(py::str(array.dtype())));
   }
-  array = numpy.attr("array")(array, py::arg("dtype") = "int64", py::arg("order") = "C", py::arg("copy") = true);
+  array = numpy.attr("array")(array, py::arg("dtype") = "int64", py::arg("order") = "C",
+                              py::arg("copy") = true);
   return {array, view_of(array, DType::kInt64)};
 }
 
@@ -117,8 +126,9 @@ inline Held copy_flags(const std::string& function, const char* name, py::handle
   return {copy, view_of(copy, DType::kBool)};
 }
 
-inline Held allocate(DType dtype, const std::vector<py::ssize_t>& shape) {
-  const py::array array(dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>(), shape);
+inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape) {
+  const py::array array(dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>(),
+                        shape);
   return {array, view_of(array, dtype)};
 }
 
@@ -132,9 +142,10 @@ inline void swap_first_two(Tensor& tensor) {
 inline py::object to_kind_of(py::handle like, const py::object& array) {
   if (array.is_none() || py::isinstance<py::array>(like)) return array;
   const std::string module = py::cast<std::string>(py::type::handle_of(like).attr("__module__"));
-  const py::object framework = py::hasattr(like, "__array_namespace__")
-                                   ? like.attr("__array_namespace__")()
-                                   : py::object(py::module_::import(module.substr(0, module.find('.')).c_str()));
+  const py::object framework =
+      py::hasattr(like, "__array_namespace__")
+          ? like.attr("__array_namespace__")()
+          : py::object(py::module_::import(module.substr(0, module.find('.')).c_str()));
   return framework.attr("from_dlpack")(array);
 }
 

@@ -1,4 +1,5 @@
-// The only file that Python sees: objects to views, checks, allocation of results, kernels without the GIL.
+// The only file that Python sees: objects to views, checks, allocation of results, kernels without
+// the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,6 +13,7 @@
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn::bindings {
 namespace {
@@ -57,20 +59,20 @@ struct Call {
 
   // a new array [T, B, last] in the caller's layout, and its time-major view
   py::object allocate_sequence(int64_t last, Tensor& view) const {
-    Held held = layout == Layout::kBatchFirst ? allocate(args.x.dtype, {B(), T(), last})
-                                              : allocate(args.x.dtype, {T(), B(), last});
+    Held held = layout == Layout::kBatchFirst ? new_array(args.x.dtype, {B(), T(), last})
+                                              : new_array(args.x.dtype, {T(), B(), last});
     view = time_major(held.tensor);
     return held.owner;
   }
 
   py::object allocate_matrix(int64_t rows, int64_t columns, Tensor& view) const {
-    Held held = allocate(args.x.dtype, {rows, columns});
+    Held held = new_array(args.x.dtype, {rows, columns});
     view = held.tensor;
     return held.owner;
   }
 
   py::object allocate_vector(int64_t size, Tensor& view) const {
-    Held held = allocate(args.x.dtype, {size});
+    Held held = new_array(args.x.dtype, {size});
     view = held.tensor;
     return held.owner;
   }
@@ -81,59 +83,96 @@ struct Call {
   }
 };
 
-// What backward needs of a forward call: views of x, the weights and y, which are the caller's, and c and the gates.
+// What backward needs of a forward call: views of x, the weights and y, which are the caller's, and
+// c and the gates.
 struct Saved {
   Call call;
 };
 
-void take_inputs(Call& call, py::handle x, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
-                 py::handle h0, py::handle c0) {
-  const bool step = call.layout == Layout::kStep;
+// The same memory as an array of its own: index `i` of the first axis.
+Tensor slice(const Tensor& tensor, int64_t i) {
+  Tensor part = tensor;
+  if (!tensor.present) return part;
+  part.data = static_cast<char*>(tensor.data) +
+              i * tensor.stride[0] * (tensor.dtype == DType::kFloat32 ? 4 : 8);
+  part.rank -= 1;
+  for (int d = 0; d < part.rank; ++d)
+    part.shape[d] = tensor.shape[d + 1], part.stride[d] = tensor.stride[d + 1];
+  return part;
+}
+
+Tensor one_step(const Tensor& rows) {  // [B, n] as [1, B, n]
+  Tensor step = rows;
+  for (int d = kMaxRank - 1; d > 0; --d)
+    step.shape[d] = rows.shape[d - 1], step.stride[d] = rows.stride[d - 1];
+  step.rank += 1;
+  step.shape[0] = 1;
+  step.stride[0] = 0;
+  return step;
+}
+
+// The weights of one layer, checked and packed once for many calls. Refers to the arrays: they must
+// not change.
+struct Weights {
+  Call call;
+  Memory packed;
+};
+
+void take_weights(Call& call, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh) {
+  call.args.w_ih = call.take("w_ih", w_ih, Access::kAnyStride);
+  call.args.w_hh = call.take("w_hh", w_hh, Access::kAnyStride);
+  call.args.b_ih = call.take("b_ih", b_ih, Access::kAnyStride);
+  call.args.b_hh = call.take("b_hh", b_hh, Access::kAnyStride);
+}
+
+void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
   call.like = py::reinterpret_borrow<py::object>(x);
-  ForwardArgs& a = call.args;
-  a.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
-  if (step && a.x.present) {  // [B, I] is one step of a sequence
-    for (int i = kMaxRank - 1; i > 0; --i) a.x.shape[i] = a.x.shape[i - 1], a.x.stride[i] = a.x.stride[i - 1];
-    a.x.rank += 1;
-    a.x.shape[0] = 1;
-    a.x.stride[0] = 0;
-  }
-  a.w_ih = call.take("w_ih", w_ih, Access::kAnyStride);
-  a.w_hh = call.take("w_hh", w_hh, Access::kAnyStride);
-  a.b_ih = call.take("b_ih", b_ih, Access::kAnyStride);
-  a.b_hh = call.take("b_hh", b_hh, Access::kAnyStride);
-  a.h0 = call.take(step ? "h" : "h0", h0, Access::kUnitLastStride);
-  a.c0 = call.take(step ? "c" : "c0", c0, Access::kUnitLastStride);
-  a.threads = num_threads();
+  call.args.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
+  call.args.h0 = call.take("h0", h0, Access::kUnitLastStride);
+  call.args.c0 = call.take("c0", c0, Access::kUnitLastStride);
+  call.args.threads = num_threads();
+}
+
+void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
+  call.layout = Layout::kStep;
+  call.like = py::reinterpret_borrow<py::object>(x);
+  call.args.x = one_step(call.take("x", x, Access::kUnitLastStride));
+  call.args.h0 = call.take("h", h, Access::kUnitLastStride);
+  call.args.c0 = call.take("c", c, Access::kUnitLastStride);
+  call.args.threads = num_threads();
+}
+
+Call new_call(const std::string& function, const std::string& cell,
+              const std::optional<std::string>& backend) {
+  Call call;
+  call.function = function;
+  call.backend = &backend_of(backend);
+  call.args.cell = find_cell(cell);
+  return call;
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None)
-py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x, py::handle w_ih,
-                     py::handle w_hh, py::handle b_ih, py::handle b_hh, py::handle h0, py::handle c0,
-                     py::handle lengths, py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
-                     bool return_cell_sequence, const std::optional<std::string>& backend) {
-  Call call;
-  call.function = function;
-  call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
-  call.backend = &backend_of(backend);
+py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
+                       py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
+                       bool return_cell_sequence) {
   ForwardArgs& a = call.args;
-  a.cell = find_cell(cell);
+  call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
   a.reverse = reverse;
-  take_inputs(call, x, w_ih, w_hh, b_ih, b_hh, h0, c0);
-  a.lengths = call.keep(copy_lengths(function, lengths));
-  a.mask = call.time_major(call.keep(copy_flags(function, "mask", mask)));
-  a.reset = call.time_major(call.keep(copy_flags(function, "reset", reset)));
-  check_forward(function.c_str(), a, call.layout);
+  take_sequence(call, x, h0, c0);
+  a.lengths = call.keep(copy_lengths(call.function, lengths));
+  a.mask = call.time_major(call.keep(copy_flags(call.function, "mask", mask)));
+  a.reset = call.time_major(call.keep(copy_flags(call.function, "reset", reset)));
+  check_forward(call.function.c_str(), a, call.layout);
 
   const CellInfo& info = call.cell();
   const bool has_c = info.states == 2;
   const py::object y = call.allocate_sequence(call.H(), a.y);
   const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
   const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
-  const py::object c = has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
+  const py::object c =
+      has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
   if (save && info.reserve > 0) {
-    call.owners.push_back(allocate(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}).owner);
-    a.reserve = view_of(py::reinterpret_borrow<py::array>(call.owners.back()), a.x.dtype);
+    a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}));
   }
   call.run_forward();
 
@@ -142,23 +181,114 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
   if (save) {
     call.owners.push_back(y);
     call.owners.push_back(c);
+    a.packed = nullptr;
     saved = py::cast(Saved{std::move(call)});
   }
   return py::make_tuple(to_kind_of(like, y), to_kind_of(like, h_n), to_kind_of(like, c_n), saved,
                         return_cell_sequence ? to_kind_of(like, c) : py::none());
 }
 
+py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x,
+                     py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                     py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
+                     py::handle reset, bool reverse, bool batch_first, bool save,
+                     bool return_cell_sequence, const std::optional<std::string>& backend) {
+  Call call = new_call(function, cell, backend);
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  return run_sequence(std::move(call), x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
+                      return_cell_sequence);
+}
+
+// -> (h, c or None)
+py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
+  take_step(call, x, h, c);
+  ForwardArgs& a = call.args;
+  check_forward(call.function.c_str(), a, call.layout);
+  const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
+  const py::object c_n =
+      call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
+  a.y = one_step(a.h_n);  // over the same memory
+  call.run_forward();
+  return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
+}
+
+py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h,
+                  py::handle c, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                  const std::optional<std::string>& backend) {
+  Call call = new_call(function, cell, backend);
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  return run_step(std::move(call), x, h, c);
+}
+
+Weights make_weights(const std::string& function, const std::string& cell, py::handle w_ih,
+                     py::handle w_hh, py::handle b_ih, py::handle b_hh,
+                     const std::optional<std::string>& backend) {
+  Weights weights{new_call(function, cell, backend), nullptr};
+  Call& call = weights.call;
+  take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  call.args.threads = num_threads();
+  check_weights(function.c_str(), call.args);
+  weights.packed = allocate(packed_size(*call.backend, call.args));
+  const py::gil_scoped_release release;
+  pack(*call.backend, call.args, weights.packed.get());
+  call.args.packed = weights.packed.get();
+  return weights;
+}
+
+py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0,
+                          py::handle lengths, py::handle mask, py::handle reset, bool reverse,
+                          bool batch_first, bool save) {
+  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
+                      false);
+}
+
+// One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
+// H]
+py::tuple stack_step(const std::string& function, const py::list& layers, py::handle x,
+                     py::handle h, py::handle c) {
+  const int64_t count = static_cast<int64_t>(layers.size());
+  const Held x_held = hold(function, "x", x, Access::kUnitLastStride);
+  const Held h_held = hold(function, "h", h, Access::kUnitLastStride);
+  const Held c_held = hold(function, "c", c, Access::kUnitLastStride);
+  Held h_next, c_next;
+  Tensor input = one_step(x_held.tensor);
+  for (int64_t i = 0; i < count; ++i) {
+    const Call& layer = py::cast<const Weights&>(layers[static_cast<size_t>(i)]).call;
+    ForwardArgs a = layer.args;
+    a.threads = num_threads();
+    a.x = input;
+    check_forward(function.c_str(), a, Layout::kStep);
+    if (i == 0) {
+      check_stacked_state(function.c_str(), "h", h_held.tensor, a.x, count, layer.H());
+      check_stacked_state(function.c_str(), "c", c_held.tensor, a.x, count, layer.H());
+      h_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
+      if (layer.cell().states == 2) c_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
+    }
+    a.h0 = slice(h_held.tensor, i);
+    a.c0 = slice(c_held.tensor, i);
+    a.h_n = slice(h_next.tensor, i);
+    a.c_n = slice(c_next.tensor, i);
+    a.y = one_step(a.h_n);
+    input = a.y;
+    const py::gil_scoped_release release;
+    forward(*layer.backend, a);
+  }
+  return py::make_tuple(h_next.owner, c_next.owner ? c_next.owner : py::none());
+}
+
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None)
-py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells, py::handle saved_object,
-                      py::handle dy, py::handle dh_n, py::handle dc_n) {
+py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
+                      py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n) {
   if (!py::isinstance<Saved>(saved_object)) {
-    throw TypeError(argument(function, "saved") + " must be what a forward call with save=True returned, got " +
+    throw TypeError(argument(function, "saved") +
+                    " must be what a forward call with save=True returned, got " +
                     type_name(saved_object));
   }
   const Call& call = py::cast<const Saved&>(saved_object).call;
   const CellInfo& info = call.cell();
   if (std::find(cells.begin(), cells.end(), info.name) == cells.end()) {
-    throw TypeError(argument(function, "saved") + " must come from the forward function of the same cell, got one of " +
+    throw TypeError(argument(function, "saved") +
+                    " must come from the forward function of the same cell, got one of " +
                     call.function);
   }
   BackwardArgs a;
@@ -185,29 +315,8 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
     backward(*call.backend, a);
   }
   const auto out = [&](const py::object& array) { return to_kind_of(call.like, array); };
-  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0), out(dc0));
-}
-
-// -> (h, c or None)
-py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h, py::handle c,
-                  py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
-                  const std::optional<std::string>& backend) {
-  Call call;
-  call.function = function;
-  call.layout = Layout::kStep;
-  call.backend = &backend_of(backend);
-  call.args.cell = find_cell(cell);
-  take_inputs(call, x, w_ih, w_hh, b_ih, b_hh, h, c);
-  check_forward(function.c_str(), call.args, call.layout);
-  const bool has_c = call.cell().states == 2;
-  const py::object h_n = call.allocate_matrix(call.B(), call.H(), call.args.h_n);
-  const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), call.args.c_n) : py::none();
-  call.args.y = call.args.h_n;  // y of one step is h_n: [1, B, H] over the same memory
-  call.args.y.rank = 3;
-  call.args.y.shape[0] = 1, call.args.y.shape[1] = call.B(), call.args.y.shape[2] = call.H();
-  call.args.y.stride[0] = 0, call.args.y.stride[1] = call.H(), call.args.y.stride[2] = 1;
-  call.run_forward();
-  return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
+  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0),
+                        out(dc0));
 }
 
 std::vector<std::string> backends(bool compiled) {
@@ -219,15 +328,16 @@ std::vector<std::string> backends(bool compiled) {
 }
 
 void py_set_num_threads(int n) {
-  if (n < 1) throw ValueError("set_num_threads: argument 'n' must be >= 1, got " + std::to_string(n));
+  if (n < 1)
+    throw ValueError("set_num_threads: argument 'n' must be >= 1, got " + std::to_string(n));
   set_num_threads(n);
 }
 
 std::string describe(const Saved& saved) {
   const Call& call = saved.call;
-  return "<saved result of " + call.function + ": T=" + std::to_string(call.T()) + ", B=" + std::to_string(call.B()) +
-         ", I=" + std::to_string(call.args.x.shape[2]) + ", H=" + std::to_string(call.H()) +
-         ", backend=" + call.backend->name + ">";
+  return "<saved result of " + call.function + ": T=" + std::to_string(call.T()) +
+         ", B=" + std::to_string(call.B()) + ", I=" + std::to_string(call.args.x.shape[2]) +
+         ", H=" + std::to_string(call.H()) + ", backend=" + call.backend->name + ">";
 }
 
 }  // namespace
@@ -250,17 +360,31 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   py::class_<Saved>(m, "Saved", "What backward needs of a forward call.")
       .def("__repr__", &describe)
       .def_property_readonly(
-          "backend", [](const Saved& saved) { return saved.call.backend->name; }, "Name of the backend that ran.");
-  m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"), py::arg("w_hh"),
-        py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"),
-        py::arg("reset"), py::arg("reverse"), py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
+          "backend", [](const Saved& saved) { return saved.call.backend->name; },
+          "Name of the backend that ran.");
+  py::class_<Weights>(m, "Weights",
+                      "The weights of one layer, checked and packed once for many calls.")
+      .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("w_ih"),
+           py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
+      .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"),
+           py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
+           py::arg("batch_first"), py::arg("save"), "-> (y, h_n, c_n | None, saved | None, None)");
+  m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"),
+        py::arg("h"), py::arg("c"),
+        "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");
+  m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"),
+        py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"),
+        py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
+        py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
         py::arg("backend"), "-> (y, h_n, c_n | None, saved | None, c | None)");
-  m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"), py::arg("dy"),
-        py::arg("dh_n"), py::arg("dc_n"), "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
-  m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"), py::arg("c"),
-        py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"),
-        "-> (h, c | None)");
-  m.def("backends", &backends, py::arg("compiled"), "Names, best first: of this build, or those that run here.");
+  m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
+        py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"),
+        "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
+  m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
+        py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),
+        py::arg("backend"), "-> (h, c | None)");
+  m.def("backends", &backends, py::arg("compiled"),
+        "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
   register_layer(m);

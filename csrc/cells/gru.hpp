@@ -1,7 +1,8 @@
 // GRU, gates r z n. Two cells that differ in where the reset gate acts:
-//   Gru             n = tanh(gx_n + r (W_hn h' + b_hn))     Cho et al. 2014 v1 as in cuDNN, torch, Keras reset_after=True
-//   GruResetBefore  n = tanh(gx_n + W_hn (r h') + b_hn)     Cho et al. 2014 v3, the lecture, Keras reset_after=False
-//   r = sigmoid(gx_r + gh_r)   z = sigmoid(gx_z + gh_z)     h = (1 - z) n + z h'
+//   Gru             n = tanh(gx_n + r (W_hn h' + b_hn))     Cho et al. 2014 v1 as in cuDNN, torch,
+//   Keras reset_after=True GruResetBefore  n = tanh(gx_n + W_hn (r h') + b_hn)     Cho et al. 2014
+//   v3, the lecture, Keras reset_after=False r = sigmoid(gx_r + gh_r)   z = sigmoid(gx_z + gh_z) h
+//   = (1 - z) n + z h'
 #pragma once
 
 #include "math.hpp"
@@ -27,7 +28,8 @@ struct Gru {
     reserve[0] = r, reserve[1] = z, reserve[2] = n, reserve[3] = gh[2];
   }
 
-  FASTRNN_HD static void backward(const V* prev, const V*, const V* reserve, const V* dcurr, V* dgates, V* dprev) {
+  FASTRNN_HD static void backward(const V* prev, const V*, const V* reserve, const V* dcurr,
+                                  V* dgates, V* dprev) {
     const V r = reserve[0], z = reserve[1], n = reserve[2], gh_n = reserve[3];
     const V dh = dcurr[0];
     const V dn = dh * (V::set(1) - z) * tanh_derivative(n);
@@ -39,7 +41,8 @@ struct Gru {
   }
 };
 
-// The early phase computes r and z and the operand r h' of the second product; the driver owns the order.
+// The early phase computes r and z and the operand r h' of the second product; the driver owns the
+// order.
 template <class V>
 struct GruResetBefore {
   static constexpr const char* kName = "gru_reset_before";
@@ -51,7 +54,8 @@ struct GruResetBefore {
   FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
   FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
 
-  FASTRNN_HD static void forward_early(const V* gx, const V* gh, const V* prev, V* early, V& operand) {
+  FASTRNN_HD static void forward_early(const V* gx, const V* gh, const V* prev, V* early,
+                                       V& operand) {
     early[0] = sigmoid(gx[0] + gh[0]);
     early[1] = sigmoid(gx[1] + gh[1]);
     operand = early[0] * prev[0];
@@ -65,7 +69,8 @@ struct GruResetBefore {
     reserve[0] = r, reserve[1] = z, reserve[2] = n;
   }
 
-  FASTRNN_HD static void backward(const V* prev, const V*, const V* reserve, const V* dcurr, V* dgates, V* dprev) {
+  FASTRNN_HD static void backward(const V* prev, const V*, const V* reserve, const V* dcurr,
+                                  V* dgates, V* dprev) {
     const V z = reserve[1], n = reserve[2];
     const V dh = dcurr[0];
     dgates[1] = dh * (prev[0] - n) * sigmoid_derivative(z);
@@ -74,7 +79,8 @@ struct GruResetBefore {
   }
 
   // d_operand: gradient with respect to r h'
-  FASTRNN_HD static void backward_early(const V* prev, const V* reserve, V d_operand, V* dgates, V* dprev) {
+  FASTRNN_HD static void backward_early(const V* prev, const V* reserve, V d_operand, V* dgates,
+                                        V* dprev) {
     const V r = reserve[0];
     dgates[0] = d_operand * prev[0] * sigmoid_derivative(r);
     dprev[0] = fma(d_operand, r, dprev[0]);

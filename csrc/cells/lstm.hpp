@@ -1,6 +1,7 @@
-// LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000), gates i f g o:
-//   i = sigmoid(gx_i + gh_i)   f = sigmoid(gx_f + gh_f)   g = tanh(gx_g + gh_g)   o = sigmoid(gx_o + gh_o)
-//   c = f c' + i g             h = o tanh(c)
+// LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000), gates i f g
+// o:
+//   i = sigmoid(gx_i + gh_i)   f = sigmoid(gx_f + gh_f)   g = tanh(gx_g + gh_g)   o = sigmoid(gx_o
+//   + gh_o) c = f c' + i g             h = o tanh(c)
 #pragma once
 
 #include "math.hpp"
@@ -29,8 +30,8 @@ struct Lstm {
     reserve[0] = i, reserve[1] = f, reserve[2] = g, reserve[3] = o;
   }
 
-  FASTRNN_HD static void backward(const V* prev, const V* curr, const V* reserve, const V* dcurr, V* dgates,
-                                  V* dprev) {
+  FASTRNN_HD static void backward(const V* prev, const V* curr, const V* reserve, const V* dcurr,
+                                  V* dgates, V* dprev) {
     const V i = reserve[0], f = reserve[1], g = reserve[2], o = reserve[3];
     const V tanh_c = tanh(curr[1]);
     const V dh = dcurr[0];

@@ -20,7 +20,8 @@ struct RnnTanh {
     curr[0] = tanh(gx[0] + gh[0]);
   }
 
-  FASTRNN_HD static void backward(const V*, const V* curr, const V*, const V* dcurr, V* dgates, V* dprev) {
+  FASTRNN_HD static void backward(const V*, const V* curr, const V*, const V* dcurr, V* dgates,
+                                  V* dprev) {
     dgates[0] = dcurr[0] * tanh_derivative(curr[0]);
     dprev[0] = V::set(0);
   }
@@ -34,7 +35,8 @@ struct RnnRelu : RnnTanh<V> {
     curr[0] = relu(gx[0] + gh[0]);
   }
 
-  FASTRNN_HD static void backward(const V*, const V* curr, const V*, const V* dcurr, V* dgates, V* dprev) {
+  FASTRNN_HD static void backward(const V*, const V* curr, const V*, const V* dcurr, V* dgates,
+                                  V* dprev) {
     const V zero = V::set(0);
     dgates[0] = select(less(zero, curr[0]), dcurr[0], zero);
     dprev[0] = zero;

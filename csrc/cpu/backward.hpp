@@ -1,9 +1,12 @@
 // Back-propagation through time (Werbos 1990), in chunks of steps from the last to the first:
-//   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, then the cell's backward row by row;
+//   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, then the cell's
+//   backward row by row;
 //      the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H]
 //   2. dx = W_ih^T dgates, all rows of the chunk at once
-//   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part of the weights
-// The size of a chunk does not depend on the threads, nor does the order of any sum: same bits for any number of them.
+//   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part
+//   of the weights
+// The size of a chunk does not depend on the threads, nor does the order of any sum: same bits for
+// any number of them.
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -13,7 +16,8 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough for the caches.
+// Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough
+// for the caches.
 constexpr int64_t kBackwardChunkRows = 256;
 constexpr int64_t kWeightRowsPerTask = 48;
 // Weights of one pass over the rows stay in L2 from the first tile to the last.
@@ -54,7 +58,8 @@ class Backward {
         width_(padded<T>(seq_.H)),
         ranges_(static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
-        // a power of two between rows would put a column of dgates, which dw reads, into a few sets of the caches
+        // a power of two between rows would put a column of dgates, which dw reads, into a few sets
+        // of the caches
         dgates_width_(D * width_ + kLanes) {
     const int64_t rows = seq_.B * chunk_;
     w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
@@ -90,8 +95,10 @@ class Backward {
     for (int64_t end = steps; end > 0; end -= smaller(chunk_, end)) {
       const int64_t begin = larger(0, end - chunk_);
       base_[0] = 0;
-      for (int64_t s = begin; s < end; ++s) base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
-      parallel_for(threads_, ranges_, [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
+      for (int64_t s = begin; s < end; ++s)
+        base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
+      parallel_for(threads_, ranges_,
+                   [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
       if (a_.dx.present) input_gradient(begin, end);
       weight_gradients(begin, end);
     }
@@ -109,8 +116,8 @@ class Backward {
     if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
     // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
     parallel_for(threads_, blocks_, [&](int64_t block) {
-      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1], f_.w_hh.stride[0], 0,
-                 w_hh_);
+      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1],
+                 f_.w_hh.stride[0], 0, w_hh_);
     });
     if (a_.dx.present) {
       parallel_for(threads_, input_blocks_, [&](int64_t block) {
@@ -123,7 +130,8 @@ class Backward {
       load_state(a_.dh_n, b, dh_ + r * width_);
       if (S == 2) load_state(a_.dc_n, b, dc_ + r * width_);
       if (a_.dx.present) {
-        for (int64_t t = seq_.length[r]; t < seq_.T; ++t) copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
+        for (int64_t t = seq_.length[r]; t < seq_.T; ++t)
+          copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }
     clear(a_.dw_ih, seq_.I);
@@ -141,10 +149,11 @@ class Backward {
 
   // ---------------------------------------------------------------- the product of both
 
-  // out[row] = sum over gates g of w[g]^T left[row][slot(g)], for gates [first_gate, last_gate) of G packed in w
+  // out[row] = sum over gates g of w[g]^T left[row][slot(g)], for gates [first_gate, last_gate) of
+  // G packed in w
   template <class Slot>
-  void transposed_product(const T* const* left_rows, int64_t rows, int first_gate, int last_gate, const Slot& slot,
-                          const T* w, int64_t blocks, T* out) const {
+  void transposed_product(const T* const* left_rows, int64_t rows, int first_gate, int last_gate,
+                          const Slot& slot, const T* w, int64_t blocks, T* out) const {
     const int64_t H = seq_.H, block_stride = G * H * kLanes, out_stride = blocks * kLanes;
     const int64_t gate_bytes = max_blocks(max_rows(1), 1) * H * kLanes * int64_t{sizeof(T)};
     const int gates_per_pass = static_cast<int>(larger(1, smaller(G, kPassBytes / gate_bytes)));
@@ -159,7 +168,8 @@ class Backward {
         for (int g = first; g < last; ++g) left.segment[g - first] = slot(g) * width_;
         T* to = out + tile.row * out_stride + tile.block * kLanes;
         if (all_zero) {  // the last step of these rows
-          for (int m = 0; m < tile.rows; ++m) copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
+          for (int m = 0; m < tile.rows; ++m)
+            copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
           return;
         }
         Right<T> right = weights_of<T, 1>(tile, w + first * H * kLanes, block_stride);
@@ -183,7 +193,8 @@ class Backward {
     return dgates_ + (base_[s - begin] + row) * dgates_width_;
   }
 
-  // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing flows
+  // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
+  // flows
   const T* incoming(int64_t s, int64_t row, int64_t begin, int64_t end) const {
     if (s + 1 >= seq_.length[row] || seq_.resets(row, s + 1)) return zeros_;
     return s + 1 < end ? dgates_row(s + 1, row, begin) : carry_ + row * dgates_width_;
@@ -204,7 +215,8 @@ class Backward {
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end) {
     const T** left = row_list_ + first;
     for (int64_t r = 0; r < rows; ++r) left[r] = incoming(s, first + r, begin, end);
-    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, blocks_, product_ + first * width_);
+    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, blocks_,
+                       product_ + first * width_);
   }
 
   void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end) {
@@ -289,7 +301,8 @@ class Backward {
       for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
       for (int d = 0; d < D; ++d) gradients[d] = V::load(dgates + d * width_ + j * kLanes);
       dprev = V::load(dh_ + row * width_ + j * kLanes);
-      if constexpr (E > 0) Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
+      if constexpr (E > 0)
+        Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
       for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
@@ -326,8 +339,10 @@ class Backward {
     });
     const T* from = dx_;
     for (int64_t s = begin; s < end; ++s) {
-      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin]; ++r, from += input_blocks_ * kLanes) {
-        copy_or_zero(row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]), seq_.masked(r, s) ? nullptr : from, seq_.I);
+      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin];
+           ++r, from += input_blocks_ * kLanes) {
+        copy_or_zero(row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]),
+                     seq_.masked(r, s) ? nullptr : from, seq_.I);
       }
     }
   }
@@ -356,13 +371,15 @@ class Backward {
     if (db_) {
       parallel_for(threads_, D * blocks_, [&](int64_t column) {
         V sum = V::set(0);
-        for (int64_t k = 0; k < count; ++k) sum = sum + V::load(dgates_ + k * dgates_width_ + column * kLanes);
+        for (int64_t k = 0; k < count; ++k)
+          sum = sum + V::load(dgates_ + k * dgates_width_ + column * kLanes);
         (V::load(db_ + column * kLanes) + sum).store(db_ + column * kLanes);
       });
     }
   }
 
-  // row_list_[k] = row(r, s) for the k-th row of the chunk, null (zeros) for a masked one: x there may be anything
+  // row_list_[k] = row(r, s) for the k-th row of the chunk, null (zeros) for a masked one: x there
+  // may be anything
   template <class Row>
   void list_rows(int64_t begin, int64_t end, const Row& row) {
     int64_t index = 0;
@@ -380,7 +397,8 @@ class Backward {
     const T* reset_gate = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     T* operand = operands_ + (base_[s - begin] + row) * width_;
     for (int64_t j = 0; j < blocks_; ++j) {
-      (load_block(reset_gate, j, seq_.H) * load_block(h_prev, j, seq_.H)).store(operand + j * kLanes);
+      (load_block(reset_gate, j, seq_.H) * load_block(h_prev, j, seq_.H))
+          .store(operand + j * kLanes);
     }
     return operand;
   }
@@ -390,10 +408,11 @@ class Backward {
                  [&](int64_t block) { pack_rows(row_list_, count, columns, block, packed); });
   }
 
-  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate, last_gate)
+  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate,
+  // last_gate)
   template <class Slot>
-  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed, int first_gate, int last_gate,
-                      const Slot& slot) const {
+  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed,
+                      int first_gate, int last_gate, const Slot& slot) const {
     const int64_t H = seq_.H;
     const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
     parallel_for(threads_, tasks_per_gate * (last_gate - first_gate), [&](int64_t task) {

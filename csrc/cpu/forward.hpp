@@ -1,9 +1,11 @@
-// Forward over a sequence: per chunk of steps one input product for gx, then step by step the recurrent product of a
-// tile of rows x units, with the cell run on the tile while it is in registers and L1.
+// Forward over a sequence: per chunk of steps one input product for gx, then step by step the
+// recurrent product of a tile of rows x units, with the cell run on the tile while it is in
+// registers and L1.
 //
 //   gx [rows of the chunk, blocks, G, V]   h, c: panels [B, padded H] of the current state
 //
-// Rows are independent: each thread takes its own rows through the whole sequence and there is no barrier.
+// Rows are independent: each thread takes its own rows through the whole sequence and there is no
+// barrier.
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -25,8 +27,20 @@ class Forward {
   static constexpr int S = Cell::kStates;
   static constexpr int R = Cell::kReserve;
   static constexpr int E = Cell::kEarly;
-  static constexpr int L = G - E;  // gates of the late phase: all of them but for a cell with two products
+  static constexpr int L =
+      G - E;  // gates of the late phase: all of them but for a cell with two products
   static constexpr int kLanes = V::kLanes;
+
+  static int64_t packed_size(const ForwardArgs& a) {
+    Arena arena{nullptr};
+    Packed packed(a, arena);
+    return arena.used;
+  }
+
+  static void pack(const ForwardArgs& a, void* memory) {
+    Arena arena{static_cast<char*>(memory)};
+    Packed(a, arena).fill(a);
+  }
 
   static int64_t workspace(const ForwardArgs& a) {
     Arena arena{nullptr};
@@ -37,28 +51,74 @@ class Forward {
   static void run(const ForwardArgs& a, void* memory) {
     Arena arena{static_cast<char*>(memory)};
     Forward forward(a, arena);
-    forward.pack();
+    if (!a.packed) forward.w_.fill(a);
     forward.seq_.split(forward.ranges_, forward.first_);
     parallel_for(a.threads, forward.ranges_,
                  [&](int64_t i) { forward.run_rows(forward.first_[i], forward.first_[i + 1]); });
   }
 
  private:
+  // [blocks, K, gates, V] for the matrices, [blocks, gates, V] for the biases; the gates of a phase
+  // lie together
+  struct Packed {
+    int64_t I, H;
+    T *w_ih, *w_early, *w_late, *b_ih, *b_early, *b_late;
+
+    Packed(const ForwardArgs& a, Arena& arena) : I(a.w_ih.shape[1]), H(a.w_hh.shape[1]) {
+      const int64_t units = padded<T>(H);
+      w_ih = arena.take<T>(units * G * I);
+      w_early = arena.take<T>(units * E * H);
+      w_late = arena.take<T>(units * L * H);
+      b_ih = arena.take<T>(units * G);
+      b_early = arena.take<T>(units * E);
+      b_late = arena.take<T>(units * L);
+    }
+
+    void fill(const ForwardArgs& a) const {
+      parallel_for(a.threads, blocks_of<T>(H), [&](int64_t block) {
+        pack_matrix(a.w_ih, block, I, 0, G, w_ih);
+        pack_matrix(a.w_hh, block, H, 0, E, w_early);
+        pack_matrix(a.w_hh, block, H, E, L, w_late);
+        pack_bias(a.b_ih, block, 0, G, b_ih);
+        pack_bias(a.b_hh, block, 0, E, b_early);
+        pack_bias(a.b_hh, block, E, L, b_late);
+      });
+    }
+
+    void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates,
+                     T* packed) const {
+      const int64_t gate_stride = H * w.stride[0];
+      pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, H, length, gates,
+                 w.stride[0], w.stride[1], gate_stride, packed);
+    }
+
+    void pack_bias(const Tensor& b, int64_t block, int gate, int gates, T* packed) const {
+      if (b.present) {
+        const int64_t gate_stride = H * b.stride[0];
+        pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, H, 1, gates,
+                   b.stride[0], 0, gate_stride, packed);
+      } else {
+        copy_or_zero<T>(packed + block * gates * kLanes, nullptr, gates * kLanes);
+      }
+    }
+  };
+
+  static Packed packed_weights(const ForwardArgs& a, Arena& workspace) {
+    if (!a.packed) return Packed(a, workspace);
+    Arena packed{
+        static_cast<char*>(const_cast<void*>(a.packed))};  // only read: fill() is not called
+    return Packed(a, packed);
+  }
+
   Forward(const ForwardArgs& a, Arena& arena)
       : a_(a),
         seq_(a, arena),
+        w_(packed_weights(a, arena)),
         blocks_(blocks_of<T>(seq_.H)),
         width_(padded<T>(seq_.H)),
         ranges_(static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes /
-                                             (larger(1, seq_.B / ranges_) * G * width_ * int64_t{sizeof(T)})))) {
-    const int64_t units = blocks_ * kLanes;
-    w_ih_ = arena.take<T>(units * G * seq_.I);
-    w_early_ = arena.take<T>(units * E * seq_.H);
-    w_late_ = arena.take<T>(units * L * seq_.H);
-    b_ih_ = arena.take<T>(units * G);
-    b_early_ = arena.take<T>(units * E);
-    b_late_ = arena.take<T>(units * L);
+        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes / (larger(1, seq_.B / ranges_) * G *
+                                                               width_ * int64_t{sizeof(T)})))) {
     first_ = arena.take<int64_t>(ranges_ + 1);
     x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
@@ -66,34 +126,6 @@ class Forward {
     h_next_ = arena.take<T>(seq_.B * width_);
     c_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
-  }
-
-  void pack() {
-    const int64_t H = seq_.H;
-    parallel_for(a_.threads, blocks_, [&](int64_t block) {
-      pack_matrix(a_.w_ih, block, seq_.I, 0, G, w_ih_);
-      pack_matrix(a_.w_hh, block, H, 0, E, w_early_);
-      pack_matrix(a_.w_hh, block, H, E, L, w_late_);
-      pack_bias(a_.b_ih, block, 0, G, b_ih_);
-      pack_bias(a_.b_hh, block, 0, E, b_early_);
-      pack_bias(a_.b_hh, block, E, L, b_late_);
-    });
-  }
-
-  void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates, T* packed) const {
-    const int64_t gate_stride = seq_.H * w.stride[0];
-    pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, seq_.H, length, gates, w.stride[0],
-               w.stride[1], gate_stride, packed);
-  }
-
-  void pack_bias(const Tensor& b, int64_t block, int gate, int gates, T* packed) const {
-    if (b.present) {
-      const int64_t gate_stride = seq_.H * b.stride[0];
-      pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, seq_.H, 1, gates, b.stride[0], 0,
-                 gate_stride, packed);
-    } else {
-      copy_or_zero<T>(packed + block * gates * kLanes, nullptr, gates * kLanes);
-    }
   }
 
   void run_rows(int64_t first, int64_t last) {
@@ -104,7 +136,8 @@ class Forward {
     for (int64_t r = first; r < last; ++r) {
       load_state(a_.h0, r, h + (r - first) * width);
       if (S == 2) load_state(a_.c0, r, c + (r - first) * width);
-      if (seq_.length[r] == 0) store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
+      if (seq_.length[r] == 0)
+        store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
       for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
         copy_or_zero<T>(row_of<T>(a_.y, t, seq_.batch[r]), nullptr, H);
         if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, seq_.batch[r]), nullptr, H);
@@ -136,13 +169,14 @@ class Forward {
     int64_t count = 0;
     for (int64_t s = start; s < end; ++s) {
       const int64_t rows = seq_.active(first, last, s);
-      for (int64_t r = first; r < first + rows; ++r) x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
+      for (int64_t r = first; r < first + rows; ++r)
+        x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
     }
     for_each_tile<G>(count, blocks_, [&](const Tile& tile) {
       Left<T> left{{}, 1, seq_.I, 1, {0}};
       for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m];
-      Right<T> right = weights_of<T, G>(tile, w_ih_, seq_.I * G * kLanes);
-      right.init = b_ih_ + tile.block * G * kLanes;
+      Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
+      right.init = w_.b_ih + tile.block * G * kLanes;
       right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
       right.out_stride = G * width_;
       multiply<T, G>(tile.rows, tile.blocks, left, right);
@@ -155,18 +189,19 @@ class Forward {
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     for_each_tile<L>(rows, blocks_, [&](const Tile& tile) {
       alignas(kAlignment) T gh[kAccumulators * kLanes];
-      recurrent_product<L>(operand, tile, w_late_, b_late_, gh);
+      recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, gh);
       for (int m = 0; m < tile.rows; ++m) {
         const int64_t r = tile.row + m;
-        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_, gh + m * tile.blocks * L * kLanes,
-                   h + r * width_, h_next + r * width_, S == 2 ? c + r * width_ : nullptr);
+        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
+                   gh + m * tile.blocks * L * kLanes, h + r * width_, h_next + r * width_,
+                   S == 2 ? c + r * width_ : nullptr);
       }
     });
   }
 
   // h' = panel row `h` at unit blocks [block, block + blocks)
-  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh, const T* h, T* h_next,
-                  T* c) const {
+  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh,
+                  const T* h, T* h_next, T* c) const {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
     const bool masked = seq_.masked(row, s);
     T* y = row_of<T>(a_.y, t, b);
@@ -202,7 +237,7 @@ class Forward {
   void step_early(int64_t first, int64_t rows, T* gx, const T* h) {
     for_each_tile<larger_of_one(E)>(rows, blocks_, [&](const Tile& tile) {
       alignas(kAlignment) T product[kAccumulators * kLanes];
-      recurrent_product<larger_of_one(E)>(h, tile, w_early_, b_early_, product);
+      recurrent_product<larger_of_one(E)>(h, tile, w_.w_early, w_.b_early, product);
       const T* gh = product;
       for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
         for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
@@ -254,10 +289,10 @@ class Forward {
 
   const ForwardArgs& a_;
   Sequence seq_;
+  Packed w_;
   int64_t blocks_, width_;
   int ranges_;
   int64_t chunk_;
-  T *w_ih_, *w_early_, *w_late_, *b_ih_, *b_early_, *b_late_;
   int64_t* first_;
   const T** x_rows_;
   T *gx_, *h_, *h_next_, *c_, *operand_;

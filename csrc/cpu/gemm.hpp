@@ -1,10 +1,12 @@
-// The one matrix micro-kernel and the packing it reads. Every product of the library runs through multiply():
-// the input product, the recurrent product, both products of BPTT and the weight gradients.
+// The one matrix micro-kernel and the packing it reads. Every product of the library runs through
+// multiply(): the input product, the recurrent product, both products of BPTT and the weight
+// gradients.
 //
 //   out[m][n] = init[m][n] + sum over k of a[m][k] * w[n][k]
 //
-// A tile is M rows by `blocks` blocks of G vectors (the G gates of V neighbouring units, V = lanes). Each sum runs
-// over k in order, in one accumulator, so a row's result has the same bits whatever the tile it fell into.
+// A tile is M rows by `blocks` blocks of G vectors (the G gates of V neighbouring units, V =
+// lanes). Each sum runs over k in order, in one accumulator, so a row's result has the same bits
+// whatever the tile it fell into.
 #pragma once
 
 #include <stdint.h>
@@ -13,7 +15,8 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// Accumulators of a tile; the rest of the registers hold one step's weights and the broadcast value.
+// Accumulators of a tile; the rest of the registers hold one step's weights and the broadcast
+// value.
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 constexpr int kMaxRows = 8;
 constexpr int kMaxBlocks = 8;
@@ -67,7 +70,8 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 24
-      for (int n = 0; n < kVectors; ++n) acc[m][n] = V::load(right.init + m * right.init_stride + n * V::kLanes);
+      for (int n = 0; n < kVectors; ++n)
+        acc[m][n] = V::load(right.init + m * right.init_stride + n * V::kLanes);
     }
   } else {
 #pragma GCC unroll 8
@@ -97,7 +101,8 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
           V weight = V::load(w + b * block_stride + g * V::kLanes);
-          // or the compiler loads it once for each row, which costs a third of the speed for two rows
+          // or the compiler loads it once for each row, which costs a third of the speed for two
+          // rows
           if constexpr (M > 1) keep_in_register(weight);
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m) acc[m][b * G + g] = fma(value[m], weight, acc[m][b * G + g]);
@@ -108,7 +113,8 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 24
-    for (int n = 0; n < kVectors; ++n) acc[m][n].store(right.out + m * right.out_stride + n * V::kLanes);
+    for (int n = 0; n < kVectors; ++n)
+      acc[m][n].store(right.out + m * right.out_stride + n * V::kLanes);
   }
 }
 
@@ -130,10 +136,14 @@ void multiply_rows(int blocks, const Left<T>& left, const Right<T>& right) {
 template <class T, int G>
 void multiply(int rows, int blocks, const Left<T>& left, const Right<T>& right) {
   switch (rows) {
-    case 1: return multiply_rows<T, G, 1>(blocks, left, right);
-    case 2: return multiply_rows<T, G, 2>(blocks, left, right);
-    case 3: return multiply_rows<T, G, 3>(blocks, left, right);
-    default: break;
+    case 1:
+      return multiply_rows<T, G, 1>(blocks, left, right);
+    case 2:
+      return multiply_rows<T, G, 2>(blocks, left, right);
+    case 3:
+      return multiply_rows<T, G, 3>(blocks, left, right);
+    default:
+      break;
   }
   if constexpr (max_rows(G) >= 4) {
     if (rows == 4) return multiply_rows<T, G, 4>(blocks, left, right);
@@ -158,14 +168,15 @@ struct Tile {
   bool last_blocks;
 };
 
-// Covers `rows` rows by `blocks` blocks with tiles of heights as equal as can be. Rows are innermost: a block's weights
-// are read from memory once.
+// Covers `rows` rows by `blocks` blocks with tiles of heights as equal as can be. Rows are
+// innermost: a block's weights are read from memory once.
 template <int G, class Body>
 void for_each_tile(int64_t rows, int64_t blocks, const Body& body) {
   if (rows == 0) return;
   const int64_t tiles = (rows + max_rows(G) - 1) / max_rows(G);
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
-  const int64_t tall = rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
+  const int64_t tall =
+      rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
   for (int64_t block = 0; block < blocks;) {
     int width = max_blocks(tallest, G);
     while (width > blocks - block) width /= 2;
@@ -179,8 +190,9 @@ void for_each_tile(int64_t rows, int64_t blocks, const Body& body) {
   }
 }
 
-// The packed weights of a tile's blocks. The first tiles of a column bring the next column's blocks into L2, two vectors
-// of each k a tile, while they compute: from beyond L2 weights come at a fraction of the speed that they are needed at.
+// The packed weights of a tile's blocks. The first tiles of a column bring the next column's blocks
+// into L2, two vectors of each k a tile, while they compute: from beyond L2 weights come at a
+// fraction of the speed that they are needed at.
 template <class T, int G>
 Right<T> weights_of(const Tile& tile, const T* packed, int64_t block_stride) {
   constexpr int kLanes = Vec<T>::kLanes;
@@ -219,15 +231,16 @@ void transpose(V* rows) {
   }
 }
 
-// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate * gate_stride],
-// zero beyond the last unit
+// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate *
+// gate_stride], zero beyond the last unit
 template <class T>
-void pack_block(const T* source, int64_t block, int64_t units, int64_t length, int gates, int64_t unit_stride,
-                int64_t k_stride, int64_t gate_stride, T* packed) {
+void pack_block(const T* source, int64_t block, int64_t units, int64_t length, int gates,
+                int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
   using V = Vec<T>;
   constexpr int kLanes = V::kLanes;
   const int64_t row = static_cast<int64_t>(gates) * kLanes;
-  const int width = static_cast<int>(units - block * kLanes < kLanes ? units - block * kLanes : kLanes);
+  const int width =
+      static_cast<int>(units - block * kLanes < kLanes ? units - block * kLanes : kLanes);
   for (int g = 0; g < gates; ++g) {
     T* to = packed + block * length * row + g * kLanes;
     const T* from = source + block * kLanes * unit_stride + g * gate_stride;

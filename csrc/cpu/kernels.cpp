@@ -1,6 +1,7 @@
-// Compiled once for each instruction set (FASTRNN_ISA). Everything but the one table lives in an unnamed namespace
-// and is instantiated with this ISA's Vec alone: an inline function that the linker could merge with another ISA's
-// copy would put, say, AVX-512 code into the baseline path. Hence no standard library here either.
+// Compiled once for each instruction set (FASTRNN_ISA). Everything but the one table lives in an
+// unnamed namespace and is instantiated with this ISA's Vec alone: an inline function that the
+// linker could merge with another ISA's copy would put, say, AVX-512 code into the baseline path.
+// Hence no standard library here either.
 #include FASTRNN_ISA_HEADER
 
 #include "cells/cells.hpp"
@@ -18,8 +19,9 @@ namespace FASTRNN_ISA {
 
 template <template <class> class C, class T>
   requires IsCell<C, Vec<T>>
-constexpr KernelTable::Kernel kKernel = {Forward<C, T>::workspace, Forward<C, T>::run, Backward<C, T>::workspace,
-                                         Backward<C, T>::run};
+constexpr KernelTable::Kernel kKernel = {Forward<C, T>::packed_size, Forward<C, T>::pack,
+                                         Forward<C, T>::workspace,   Forward<C, T>::run,
+                                         Backward<C, T>::workspace,  Backward<C, T>::run};
 
 template <template <class> class C>
 struct Kernels {

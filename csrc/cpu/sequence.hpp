@@ -1,7 +1,9 @@
-// What forward and backward share: the order of rows and steps, scratch memory, row ranges of the threads.
+// What forward and backward share: the order of rows and steps, scratch memory, row ranges of the
+// threads.
 //
-// Rows are taken longest first, so that the rows still active at step s are 0 .. active(s) - 1 and the cost is
-// proportional to the sum of lengths. Step s of a row is time s, or with reverse its own last valid step minus s.
+// Rows are taken longest first, so that the rows still active at step s are 0 .. active(s) - 1 and
+// the cost is proportional to the sum of lengths. Step s of a row is time s, or with reverse its
+// own last valid step minus s.
 #pragma once
 
 #include <stdint.h>
@@ -61,7 +63,8 @@ template <class T>
 Vec<T> load_block(const T* p, int64_t block, int64_t units) {
   using V = Vec<T>;
   const int64_t left = units - block * V::kLanes;
-  return left >= V::kLanes ? V::load(p + block * V::kLanes) : V::load(p + block * V::kLanes, static_cast<int>(left));
+  return left >= V::kLanes ? V::load(p + block * V::kLanes)
+                           : V::load(p + block * V::kLanes, static_cast<int>(left));
 }
 
 template <class T>
@@ -77,8 +80,9 @@ void store_block(T* p, int64_t block, int64_t units, Vec<T> value) {
 
 template <class F>
 void parallel_for(int threads, int64_t count, const F& body) {
-  parallel(threads, count, [](void* context, int64_t i) { (*static_cast<const F*>(context))(i); },
-           const_cast<F*>(&body));
+  parallel(
+      threads, count, [](void* context, int64_t i) { (*static_cast<const F*>(context))(i); },
+      const_cast<F*>(&body));
 }
 
 struct Sequence {
@@ -115,7 +119,9 @@ struct Sequence {
     return last - first;
   }
 
-  bool masked(int64_t row, int64_t s) const { return mask.present && !flag_at(mask, time(row, s), batch[row]); }
+  bool masked(int64_t row, int64_t s) const {
+    return mask.present && !flag_at(mask, time(row, s), batch[row]);
+  }
   bool resets(int64_t row, int64_t s) const { return flag_at(reset, time(row, s), batch[row]); }
 
   // rows [first(i), first(i + 1)) for range i, with equal sums of lengths
@@ -133,7 +139,8 @@ struct Sequence {
   }
 
  private:
-  // Shell sort: in place, and no template of the standard library may be instantiated in a file of one ISA.
+  // Shell sort: in place, and no template of the standard library may be instantiated in a file of
+  // one ISA.
   void sort_longest_first() {
     int64_t gap = 1;
     while (gap < B / 3) gap = 3 * gap + 1;

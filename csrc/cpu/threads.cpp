@@ -15,8 +15,9 @@
 namespace fastrnn {
 namespace {
 
-// Between the parallel regions of one call a worker is wanted again within microseconds: it watches for that long
-// before it sleeps. Short enough that on a machine with more threads than cores little is lost.
+// Between the parallel regions of one call a worker is wanted again within microseconds: it watches
+// for that long before it sleeps. Short enough that on a machine with more threads than cores
+// little is lost.
 constexpr auto kSpin = std::chrono::microseconds(20);
 
 template <class Done>
@@ -59,7 +60,8 @@ class Pool {
     wake_.notify_all();
     job.work();
     {
-      // A worker that has not taken its seat by now stays out: nobody waits for a thread that never started.
+      // A worker that has not taken its seat by now stays out: nobody waits for a thread that never
+      // started.
       const std::lock_guard lock(mutex_);
       seats_ = 0;
     }
@@ -111,7 +113,8 @@ class Pool {
   Job* job_ = nullptr;
 };
 
-// Leaked on purpose: no join at exit. A forked child has none of the parent's threads and starts with a fresh pool.
+// Leaked on purpose: no join at exit. A forked child has none of the parent's threads and starts
+// with a fresh pool.
 std::atomic<Pool*> the_pool{nullptr};
 std::mutex making_pool;
 
@@ -133,8 +136,8 @@ Pool& pool() {
 int default_threads() {
   for (const char* name : {"FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"}) {
     const char* value = std::getenv(name);
-    const int n = value ? std::atoi(value) : 0;
-    if (n > 0) return n;
+    const int64_t n = value ? std::strtoll(value, nullptr, 10) : 0;
+    if (n > 0) return static_cast<int>(std::min<int64_t>(n, 1 << 16));
   }
   cpu_set_t cpus;
   CPU_ZERO(&cpus);

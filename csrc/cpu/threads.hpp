@@ -5,9 +5,10 @@
 
 namespace fastrnn {
 
-// Calls task(context, i) once for every i in [0, count), on at most `threads` threads, the caller's among them.
-// Tasks are taken from a shared counter, so a thread that the machine has descheduled delays only its own task.
-// When the pool is already at work for another caller, the tasks run on the caller's thread.
+// Calls task(context, i) once for every i in [0, count), on at most `threads` threads, the caller's
+// among them. Tasks are taken from a shared counter, so a thread that the machine has descheduled
+// delays only its own task. When the pool is already at work for another caller, the tasks run on
+// the caller's thread.
 void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i), void* context);
 
 int num_threads();

@@ -20,8 +20,13 @@ from fastrnn.functional import (
     rnn_step,
     set_num_threads,
 )
+from fastrnn.info import installed, show_config
+from fastrnn.modules import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "GRUGradients",
     "LSTMGradients",
     "RNNGradients",
@@ -38,4 +43,11 @@ __all__ = [
     "rnn_forward",
     "rnn_step",
     "set_num_threads",
+    "show_config",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return installed("fastrnn") or "unknown: run from its source"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

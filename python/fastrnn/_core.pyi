@@ -1,7 +1,33 @@
 from collections.abc import Sequence
 from typing import Any
 
-class Saved: ...
+class Saved:
+    @property
+    def backend(self) -> str: ...
+
+class Weights:
+    def __init__(
+        self,
+        function: str,
+        cell: str,
+        w_ih: object,
+        w_hh: object,
+        b_ih: object,
+        b_hh: object,
+        backend: str | None,
+    ) -> None: ...
+    def forward(
+        self,
+        x: object,
+        h0: object,
+        c0: object,
+        lengths: object,
+        mask: object,
+        reset: object,
+        reverse: bool,
+        batch_first: bool,
+        save: bool,
+    ) -> tuple[Any, Any, Any, Saved | None, None]: ...
 
 def forward(
     function: str,
@@ -37,6 +63,7 @@ def step(
     b_hh: object,
     backend: str | None,
 ) -> tuple[Any, Any]: ...
+<<<<<<< HEAD
 def layer_forward(
     cell: str,
     batch_first: bool,
@@ -78,6 +105,11 @@ def layer_backward(
     dh0: object,
     dc0: object,
 ) -> None: ...
+=======
+def stack_step(
+    function: str, layers: list[Weights], x: object, h: object, c: object
+) -> tuple[Any, Any]: ...
+>>>>>>> main
 def backends(compiled: bool) -> list[str]: ...
 def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

@@ -1,28 +1,31 @@
 """One layer over a sequence, as functions: forward, backward and one step of RNN, LSTM and GRU.
 
-Shapes: T steps, B batch rows, I input, H hidden units, G gates. Arrays are NumPy's, or any that speak DLPack on the
-CPU (torch, JAX, CuPy's protocol); results are of the kind of ``x``. All are float32, or all float64, and are computed
-in that precision.
+Shapes: T steps, B batch rows, I input, H hidden units, G gates. Arrays are NumPy's, or any that
+speak DLPack on the CPU (torch, JAX, CuPy's protocol); results are of the kind of ``x``. All are
+float32, or all float64, and are computed in that precision.
 
 Semantics that all share:
 
-* ``lengths`` (B,) ints, any order, 0 allowed: row b is valid for t < lengths[b]. ``y`` beyond is exactly 0 and gets no
-  gradient, ``x`` there is never read; ``h_n`` is the state after the last valid step (``h0`` for length 0).
+* ``lengths`` (B,) ints, any order, 0 allowed: row b is valid for t < lengths[b]. ``y`` beyond is
+  exactly 0 and gets no gradient, ``x`` there is never read; ``h_n`` is the state after the last
+  valid step (``h0`` for length 0).
 * ``mask`` (T, B) bool: False skips the step, the state is carried over and ``y`` repeats it.
 * ``reset`` (T, B) bool: True sets the state to zero before the step, and no gradient crosses.
-* ``reverse=True`` goes from the last step (with lengths: each row's own last valid step) to the first; ``y`` stays at
-  its natural time index and ``h_n`` is the state after time 0.
+* ``reverse=True`` goes from the last step (with lengths: each row's own last valid step) to the
+  first; ``y`` stays at its natural time index and ``h_n`` is the state after time 0.
 * ``batch_first=True``: x, y, mask, reset, dy and dx are (B, T, ...).
-* ``save=True`` keeps what backward needs: x, the weights and y are referred to, not copied, so do not change them in
-  place before backward. ``save=False`` is inference: memory does not grow with T beyond ``y``.
-* Any strides are taken as they are on the T and B axes of x and dy and on all axes of the weights; x, dy and states
-  whose last axis is not contiguous are copied once.
-* ``backend`` forces one of :func:`backends`; without it FASTRNN_BACKEND does, or the best one is chosen.
-* For one backend the bits do not depend on the number of threads, on how the batch is split, or on whether the
-  sequence came whole or step by step.
+* ``save=True`` keeps what backward needs: x, the weights and y are referred to, not copied, so do
+  not change them in place before backward. ``save=False`` is inference: memory does not grow with T
+  beyond ``y``.
+* Any strides are taken as they are on the T and B axes of x and dy and on all axes of the weights;
+  x, dy and states whose last axis is not contiguous are copied once.
+* ``backend`` forces one of :func:`backends`; without it FASTRNN_BACKEND does, or the best one is
+  chosen.
+* For one backend the bits do not depend on the number of threads, on how the batch is split, or on
+  whether the sequence came whole or step by step.
 
-Raises ``TypeError`` for a wrong dtype or kind of object and ``ValueError`` for a wrong shape or value; the message
-names the function, the argument, the wanted shape and what came.
+Raises ``TypeError`` for a wrong dtype or kind of object and ``ValueError`` for a wrong shape or
+value; the message names the function, the argument, the wanted shape and what came.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ __all__ = [
 
 
 class LSTMGradients(NamedTuple):
-    """Gradients of :func:`lstm_forward`, each of the shape of its argument; a bias that was None has None."""
+    """Gradients of :func:`lstm_forward`, each of the shape of its argument; a bias that was None
+    has None.
+    """
 
     dx: Array
     dw_ih: Array
@@ -65,7 +70,9 @@ class LSTMGradients(NamedTuple):
 
 
 class GRUGradients(NamedTuple):
-    """Gradients of :func:`gru_forward`, each of the shape of its argument; a bias that was None has None."""
+    """Gradients of :func:`gru_forward`, each of the shape of its argument; a bias that was None has
+    None.
+    """
 
     dx: Array
     dw_ih: Array
@@ -76,7 +83,9 @@ class GRUGradients(NamedTuple):
 
 
 class RNNGradients(NamedTuple):
-    """Gradients of :func:`rnn_forward`, each of the shape of its argument; a bias that was None has None."""
+    """Gradients of :func:`rnn_forward`, each of the shape of its argument; a bias that was None has
+    None.
+    """
 
     dx: Array
     dw_ih: Array
@@ -104,11 +113,13 @@ def lstm_forward(
     return_cell_sequence: bool = False,
     backend: str | None = None,
 ) -> Any:
-    """One LSTM layer over a sequence (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+    """One LSTM layer over a sequence (Hochreiter & Schmidhuber 1997; forget gate: Gers et al.
+    2000).
 
-    x (T, B, I), w_ih (4H, I), w_hh (4H, H), b_ih and b_hh (4H,), h0 and c0 (B, H), gates in the order i f g o
-    -> y (T, B, H), (h_n (B, H), c_n (B, H)), saved; with ``return_cell_sequence=True`` also c (T, B, H).
-    ``saved`` is for :func:`lstm_backward`, None with ``save=False``.
+    x (T, B, I), w_ih (4H, I), w_hh (4H, H), b_ih and b_hh (4H,), h0 and c0 (B, H), gates in the
+    order i f g o
+    -> y (T, B, H), (h_n (B, H), c_n (B, H)), saved; with ``return_cell_sequence=True`` also c (T,
+    B, H). ``saved`` is for :func:`lstm_backward`, None with ``save=False``.
     """
     y, h_n, c_n, saved, c = _core.forward(
         "lstm_forward",
@@ -152,7 +163,9 @@ def lstm_step(
     *,
     backend: str | None = None,
 ) -> tuple[Array, Array]:
-    """One LSTM step. x (B, I), state (h (B, H), c (B, H)) or None for zeros -> h, c. Same bits as the whole sequence."""
+    """One LSTM step. x (B, I), state (h (B, H), c (B, H)) or None for zeros -> h, c. Same bits as
+    the whole sequence.
+    """
     h, c = (None, None) if state is None else state
     h_n, c_n = _core.step("lstm_step", "lstm", x, h, c, w_ih, w_hh, b_ih, b_hh, backend)
     return h_n, c_n
@@ -177,9 +190,11 @@ def gru_forward(
 ) -> tuple[Array, Array, Any]:
     """One GRU layer over a sequence (Cho et al. 2014).
 
-    x (T, B, I), w_ih (3H, I), w_hh (3H, H), b_ih and b_hh (3H,), h0 (B, H), gates in the order r z n
-    -> y (T, B, H), h_n (B, H), saved. ``reset_after=True`` applies the reset gate after the recurrent product
-    (version 1 of the paper; torch, cuDNN), ``False`` before it (version 3; the lecture, ONNX's default).
+    x (T, B, I), w_ih (3H, I), w_hh (3H, H), b_ih and b_hh (3H,), h0 (B, H), gates in the order r z
+    n
+    -> y (T, B, H), h_n (B, H), saved. ``reset_after=True`` applies the reset gate after the
+    recurrent product (version 1 of the paper; torch, cuDNN), ``False`` before it (version 3; the
+    lecture, ONNX's default).
     """
     y, h_n, _, saved, _ = _core.forward(
         "gru_forward",
@@ -204,7 +219,9 @@ def gru_forward(
 
 
 def gru_backward(saved: Any, dy: Array | None, dh_n: Array | None = None) -> GRUGradients:
-    """Back-propagation through time (Werbos 1990) of one :func:`gru_forward`. dy (T, B, H), dh_n (B, H); None is zero."""
+    """Back-propagation through time (Werbos 1990) of one :func:`gru_forward`. dy (T, B, H), dh_n
+    (B, H); None is zero.
+    """
     cells = ["gru", "gru_reset_before"]
     return GRUGradients(*_core.backward("gru_backward", cells, saved, dy, dh_n, None)[:6])
 
@@ -242,9 +259,11 @@ def rnn_forward(
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     backend: str | None = None,
 ) -> tuple[Array, Array, Any]:
-    """One vanilla RNN layer over a sequence (Elman 1990): h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
+    """One vanilla RNN layer over a sequence (Elman 1990): h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1}
+    + b_hh).
 
-    x (T, B, I), w_ih (H, I), w_hh (H, H), b_ih and b_hh (H,), h0 (B, H) -> y (T, B, H), h_n (B, H), saved.
+    x (T, B, I), w_ih (H, I), w_hh (H, H), b_ih and b_hh (H,), h0 (B, H) -> y (T, B, H), h_n (B, H),
+    saved.
     """
     y, h_n, _, saved, _ = _core.forward(
         "rnn_forward",
@@ -269,7 +288,9 @@ def rnn_forward(
 
 
 def rnn_backward(saved: Any, dy: Array | None, dh_n: Array | None = None) -> RNNGradients:
-    """Back-propagation through time (Werbos 1990) of one :func:`rnn_forward`. dy (T, B, H), dh_n (B, H); None is zero."""
+    """Back-propagation through time (Werbos 1990) of one :func:`rnn_forward`. dy (T, B, H), dh_n
+    (B, H); None is zero.
+    """
     cells = ["rnn_tanh", "rnn_relu"]
     return RNNGradients(*_core.backward("rnn_backward", cells, saved, dy, dh_n, None)[:6])
 
@@ -285,18 +306,24 @@ def rnn_step(
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     backend: str | None = None,
 ) -> Array:
-    """One step of a vanilla RNN. x (B, I), h (B, H) or None for zeros -> h. Same bits as the whole sequence."""
+    """One step of a vanilla RNN. x (B, I), h (B, H) or None for zeros -> h. Same bits as the whole
+    sequence.
+    """
     cell = _rnn("rnn_step", nonlinearity)
     return _core.step("rnn_step", cell, x, h, None, w_ih, w_hh, b_ih, b_hh, backend)[0]
 
 
 def backends() -> list[str]:
-    """The backends that run on this machine, best first; the first one is used unless another is forced."""
+    """The backends that run on this machine, best first; the first one is used unless another is
+    forced.
+    """
     return _core.backends(compiled=False)
 
 
 def set_num_threads(n: int) -> None:
-    """Use at most ``n`` >= 1 threads. Before, it is FASTRNN_NUM_THREADS, OMP_NUM_THREADS or the CPUs at hand."""
+    """Use at most ``n`` >= 1 threads. Before, it is FASTRNN_NUM_THREADS, OMP_NUM_THREADS or the
+    CPUs at hand.
+    """
     _core.set_num_threads(n)
 
 

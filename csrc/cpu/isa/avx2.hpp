@@ -40,7 +40,9 @@ inline Float operator/(Float a, Float b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Float fma(Float a, Float b, Float c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Float minimum(Float a, Float b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Float maximum(Float a, Float b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline Float round(Float a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Float round(Float a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 inline Float abs(Float a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Float copysign(Float a, Float s) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -75,7 +77,9 @@ struct Vec<double> {
   static Vec load(const double* p, int n) { return {_mm256_maskload_pd(p, tail(n))}; }
   void store(double* p) const { _mm256_storeu_pd(p, v); }
   void store(double* p, int n) const { _mm256_maskstore_pd(p, tail(n), v); }
-  static __m256i tail(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+  static __m256i tail(int n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
 };
 using Double = Vec<double>;
 inline Double operator+(Double a, Double b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -85,7 +89,9 @@ inline Double operator/(Double a, Double b) { return {_mm256_div_pd(a.v, b.v)}; 
 inline Double fma(Double a, Double b, Double c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 inline Double minimum(Double a, Double b) { return {_mm256_min_pd(a.v, b.v)}; }
 inline Double maximum(Double a, Double b) { return {_mm256_max_pd(a.v, b.v)}; }
-inline Double round(Double a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Double round(Double a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 inline Double abs(Double a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
 inline Double copysign(Double a, Double s) {
   const __m256d sign = _mm256_set1_pd(-0.0);
@@ -101,7 +107,9 @@ inline Double scale(Double a, Double n) {
   return a * power_of_two(half) * power_of_two(_mm_sub_epi32(i, half));
 }
 inline __m256d less(Double a, Double b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ); }
-inline Double select(__m256d m, Double yes, Double no) { return {_mm256_blendv_pd(no.v, yes.v, m)}; }
+inline Double select(__m256d m, Double yes, Double no) {
+  return {_mm256_blendv_pd(no.v, yes.v, m)};
+}
 inline Double zip_low(Double a, Double b) {
   return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20)};
 }

@@ -1,4 +1,5 @@
-// AVX-512: 32 registers of 16 floats or 8 doubles; scalef gives correctly rounded subnormals; masks load tails.
+// AVX-512: 32 registers of 16 floats or 8 doubles; scalef gives correctly rounded subnormals; masks
+// load tails.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +14,8 @@ constexpr int kRegisters = 32;
 // Runs before it is known that this CPU has AVX-512, so it must not use a vector register.
 __attribute__((target("general-regs-only"))) bool supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("fma");
 }
 
 template <class T>
@@ -39,21 +41,26 @@ inline Float operator/(Float a, Float b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Float fma(Float a, Float b, Float c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Float minimum(Float a, Float b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Float maximum(Float a, Float b) { return {_mm512_max_ps(a.v, b.v)}; }
-inline Float round(Float a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Float round(Float a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 inline Float abs(Float a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
 inline Float copysign(Float a, Float s) {
-  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(s.v),
-                                                        _mm512_castps_si512(a.v), 0xCA))};
+  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+      _mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(s.v), _mm512_castps_si512(a.v), 0xCA))};
 }
 inline Float scale(Float a, Float n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline __mmask16 less(Float a, Float b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
-inline Float select(__mmask16 m, Float yes, Float no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
+inline Float select(__mmask16 m, Float yes, Float no) {
+  return {_mm512_mask_blend_ps(m, no.v, yes.v)};
+}
 inline Float zip_low(Float a, Float b) {
   const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   return {_mm512_permutex2var_ps(a.v, from, b.v)};
 }
 inline Float zip_high(Float a, Float b) {
-  const __m512i from = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  const __m512i from =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   return {_mm512_permutex2var_ps(a.v, from, b.v)};
 }
 inline void keep_in_register(Float& a) { asm("" : "+v"(a.v)); }
@@ -83,12 +90,14 @@ inline Double round(Double a) {
 }
 inline Double abs(Double a) { return {_mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v)}; }
 inline Double copysign(Double a, Double s) {
-  return {_mm512_castsi512_pd(_mm512_ternarylogic_epi64(_mm512_set1_epi64(INT64_MIN), _mm512_castpd_si512(s.v),
-                                                        _mm512_castpd_si512(a.v), 0xCA))};
+  return {_mm512_castsi512_pd(_mm512_ternarylogic_epi64(
+      _mm512_set1_epi64(INT64_MIN), _mm512_castpd_si512(s.v), _mm512_castpd_si512(a.v), 0xCA))};
 }
 inline Double scale(Double a, Double n) { return {_mm512_scalef_pd(a.v, n.v)}; }
 inline __mmask8 less(Double a, Double b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
-inline Double select(__mmask8 m, Double yes, Double no) { return {_mm512_mask_blend_pd(m, no.v, yes.v)}; }
+inline Double select(__mmask8 m, Double yes, Double no) {
+  return {_mm512_mask_blend_pd(m, no.v, yes.v)};
+}
 inline Double zip_low(Double a, Double b) {
   return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v)};
 }

@@ -67,7 +67,9 @@ struct Vec<double> {
   float64x2_t v;
   static Vec set(double s) { return {vdupq_n_f64(s)}; }
   static Vec load(const double* p) { return {vld1q_f64(p)}; }
-  static Vec load(const double* p, int n) { return n == 2 ? load(p) : Vec{vsetq_lane_f64(*p, vdupq_n_f64(0), 0)}; }
+  static Vec load(const double* p, int n) {
+    return n == 2 ? load(p) : Vec{vsetq_lane_f64(*p, vdupq_n_f64(0), 0)};
+  }
   void store(double* p) const { vst1q_f64(p, v); }
   void store(double* p, int n) const {
     p[0] = vgetq_lane_f64(v, 0);
@@ -84,7 +86,9 @@ inline Double minimum(Double a, Double b) { return {vminq_f64(a.v, b.v)}; }
 inline Double maximum(Double a, Double b) { return {vmaxq_f64(a.v, b.v)}; }
 inline Double round(Double a) { return {vrndnq_f64(a.v)}; }
 inline Double abs(Double a) { return {vabsq_f64(a.v)}; }
-inline Double copysign(Double a, Double s) { return {vbslq_f64(vdupq_n_u64(0x8000000000000000u), s.v, a.v)}; }
+inline Double copysign(Double a, Double s) {
+  return {vbslq_f64(vdupq_n_u64(0x8000000000000000u), s.v, a.v)};
+}
 inline Double power_of_two(int64x2_t n) {
   return {vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(n, vdupq_n_s64(1023)), 52))};
 }

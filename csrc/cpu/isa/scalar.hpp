@@ -65,7 +65,8 @@ template <class T>
 inline Vec<T> maximum(Vec<T> a, Vec<T> b) {
   return a.v > b.v ? a : b;
 }
-// Adding and taking away 1.5 * 2^mantissa rounds to the nearest integer; |a| stays far below that here.
+// Adding and taking away 1.5 * 2^mantissa rounds to the nearest integer; |a| stays far below that
+// here.
 template <class T>
 inline Vec<T> round(Vec<T> a) {
   constexpr T kMagic = static_cast<T>(3LL << (Bits<T>::kMantissa - 1));
@@ -86,9 +87,11 @@ inline Vec<T> abs(Vec<T> a) {
 template <class T>
 inline T power_of_two(int n) {
   using Integer = typename Bits<T>::Integer;
-  return __builtin_bit_cast(T, static_cast<Integer>(static_cast<Integer>(n + Bits<T>::kBias) << Bits<T>::kMantissa));
+  return __builtin_bit_cast(
+      T, static_cast<Integer>(static_cast<Integer>(n + Bits<T>::kBias) << Bits<T>::kMantissa));
 }
-// 2^n in two factors, so that results from subnormal to infinity come out right; a NaN in n has made a a NaN
+// 2^n in two factors, so that results from subnormal to infinity come out right; a NaN in n has
+// made a a NaN
 template <class T>
 inline Vec<T> scale(Vec<T> a, Vec<T> n) {
   const int i = n.v == n.v ? static_cast<int>(n.v) : 0;

@@ -1,0 +1,54 @@
+"""What this installation is made of, for `fastrnn info` and for bug reports."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from . import _core, backends, get_num_threads
+
+_FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "matplotlib")
+
+
+def information() -> dict[str, str]:
+    """Names and values, in the order to print them. Imports none of the frameworks it names."""
+    return {
+        "fastrnn": installed("fastrnn") or "not installed: run from its source",
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "backends": f"{', '.join(backends())} (best first)",
+        "built for": ", ".join(_core.backends(compiled=True)),
+        "threads": str(get_num_threads()),
+    } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
+
+
+def show_config() -> None:
+    """Print the version, the backends, the threads and the frameworks of this installation."""
+    values = information()
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:{width}}  {value}")
+
+
+def installed(distribution: str) -> str | None:
+    """The version of an installed distribution, or None; nothing is imported."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

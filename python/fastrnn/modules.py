@@ -1,0 +1,639 @@
+"""RNN, LSTM and GRU layers for NumPy, with torch's constructor, parameter names and shapes.
+
+A layer here is what torch calls one: num_layers levels in one or two directions over the functional
+calls. The equations live in the core; this file owns only the parameters, the stacking, the dropout
+between levels, and what a training forward keeps for backward.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from . import _core, functional
+from .atomic import write_atomically
+from .dropout import dropout_mask
+
+Array = npt.NDArray[Any]
+State = TypeVar("State", bound=Any)  # h, or (h, c) for the LSTM
+Self = TypeVar("Self", bound="Recurrent[Any]")
+
+
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the functional calls' order
+
+
+class Gradients(NamedTuple):
+    """What backward returns: each gradient has the shape and dtype of what it belongs to."""
+
+    dx: Array
+    dstate: Any  # dh0, or (dh0, dc0) for the LSTM: (L * D, B, H) each
+    parameters: dict[str, Array]
+
+
+class _Cell(NamedTuple):
+    """What a kind of layer is made of."""
+
+    gates: int
+    states: int  # 1: h, 2: (h, c)
+    core_name: Callable[[Any], str]  # of a layer: what the core calls its cell
+    backward: Callable[..., Any]  # the functional call
+    options: tuple[str, ...] = ()  # the constructor's arguments that choose among the core's cells
+
+
+class _Call(NamedTuple):
+    """What one training forward keeps for its backward."""
+
+    saved: list[Any]  # one of the functional calls' `saved` per level and direction
+    masks: list[Array | None]  # one dropout mask per level
+    y_shape: tuple[int, ...]
+    state_shape: tuple[int, ...]
+
+
+class Recurrent(Generic[State]):
+    """What RNN, LSTM and GRU share; a subclass names its cell and its functional calls."""
+
+    _cell: ClassVar[_Cell]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        for name, value in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{self._name}: {name} must be an int, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{self._name}: {name} must be at least 1, got {value}")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.number)):
+            raise TypeError(f"{self._name}: dropout must be a number, got {dropout!r}")
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"{self._name}: dropout must be in [0, 1], got {dropout}")
+        if dropout > 0.0 and num_layers == 1:
+            warnings.warn(
+                f"{self._name}: dropout={dropout} has no effect with num_layers=1: "
+                "it acts between layers, not after the last",
+                stacklevel=2 if type(self).__init__ is Recurrent.__init__ else 3,
+            )
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise TypeError(
+                f"{self._name}: dtype must be float32 or float64, got {np.dtype(dtype)}"
+            )
+        if seed is None:
+            seed = int.from_bytes(os.urandom(8), "little")
+        elif isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise TypeError(f"{self._name}: seed must be an int or None, got {seed!r}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"{self._name}: seed must be in [0, 2**64), got {seed}")
+
+        self.input_size = int(input_size)
+        self.hidden_size = int(hidden_size)
+        self.num_layers = int(num_layers)
+        self.bias = bool(bias)
+        self.batch_first = bool(batch_first)
+        self.dropout = float(dropout)
+        self.bidirectional = bool(bidirectional)
+        self.dtype = np.dtype(dtype)
+        self.seed = int(seed)
+        self.dropout_calls = 0
+        self._call: _Call | None = None
+        self._parameters: dict[str, Array] = {}
+        self._cache: dict[tuple[int, int], _core.Weights] = {}
+        self._initialise()
+
+    # ------------------------------------------------------------------ parameters
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        rows = self._cell.gates * self.hidden_size
+        for layer in range(self.num_layers):
+            columns = self._directions * self.hidden_size if layer else self.input_size
+            for direction in range(self._directions):
+                suffix = _suffix(layer, direction)
+                yield f"weight_ih{suffix}", (rows, columns)
+                yield f"weight_hh{suffix}", (rows, self.hidden_size)
+                if self.bias:
+                    yield f"bias_ih{suffix}", (rows,)
+                    yield f"bias_hh{suffix}", (rows,)
+
+    def _initialise(self) -> None:
+        generator = np.random.default_rng(self.seed)
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for name, shape in self._shapes():
+            self._set(name, generator.uniform(-bound, bound, shape).astype(self.dtype))
+
+    def _set(self, name: str, value: Array) -> None:
+        """The one place where a parameter changes. `value` is ours to keep: checked and not shared.
+
+        A new array each time: a backward that is still to come must see the weights of its forward.
+        """
+        value.flags.writeable = False
+        self._parameters[name] = value
+        self._cache.clear()
+
+    def _checked(self, name: str, value: npt.ArrayLike) -> Array:
+        """A copy of `value` after checks against parameter `name`."""
+        array = np.asarray(value)
+        expected = self._parameters[name]
+        if array.dtype != self.dtype:
+            raise TypeError(f"{self._name}: {name} must be {self.dtype}, got {array.dtype}")
+        if array.shape != expected.shape:
+            raise ValueError(
+                f"{self._name}: {name} must have shape {expected.shape}, got {array.shape}"
+            )
+        return np.array(array, order="C")
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Every parameter by torch's name, in torch's order: read-only arrays."""
+        return MappingProxyType(self._parameters)
+
+    def update(self, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Set the named parameters (copies). On an error nothing has changed."""
+        unknown = [name for name in values if name not in self._parameters]
+        if unknown:
+            raise ValueError(f"{self._name}.update: no such parameters: {', '.join(unknown)}")
+        checked = {name: self._checked(name, value) for name, value in values.items()}
+        for name, array in checked.items():
+            self._set(name, array)
+
+    def state_dict(self) -> dict[str, Array]:
+        """A new dict of the parameters (the arrays are not copied and never change), with torch's
+        keys.
+        """
+        return dict(self._parameters)
+
+    def load_state_dict(self, state_dict: Mapping[str, npt.ArrayLike]) -> None:
+        """Set every parameter, from this layer's state_dict or from that of torch's layer of the
+        same kind.
+
+        ValueError if a key is missing or unexpected or a shape differs, TypeError if a dtype
+        differs; on an error nothing has changed.
+        """
+        missing = [name for name in self._parameters if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in self._parameters]
+        if missing or unexpected:
+            raise ValueError(
+                f"{self._name}.load_state_dict: missing keys: {', '.join(missing) or 'none'}; "
+                f"unexpected keys: {', '.join(unexpected) or 'none'}"
+            )
+        self.update(state_dict)
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return cast(Array, self.__dict__["_parameters"][name])
+        except KeyError:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            ) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_parameters", ()):
+            self._set(name, self._checked(name, value))
+        elif name.startswith(("weight_", "bias_")):
+            raise AttributeError(f"{self._name} has no parameter {name}")
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy has its own parameters, and no forward behind it
+        own = {"_parameters": dict(self._parameters), "_cache": {}, "_call": None}
+        return self.__dict__ | own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name, array in self._parameters.items():  # copy and pickle make arrays writeable
+            self._set(name, array)
+
+    # ------------------------------------------------------------------ files
+    def configuration(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON can hold them."""
+        names = (
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "batch_first",
+            "dropout",
+            "bidirectional",
+        )
+        configuration = {name: getattr(self, name) for name in (*names, *self._cell.options)}
+        return configuration | {"dtype": self.dtype.name, "seed": self.seed}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters and the configuration as safetensors.
+
+        An old file is replaced whole or not at all. Raises OSError.
+        """
+        description = {
+            "layer": self._name,
+            **self.configuration(),
+            "dropout_calls": self.dropout_calls,
+        }
+        metadata = {"fastrnn": json.dumps(description)}
+        write_atomically(path, safetensors_bytes(self._parameters, metadata))
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
+        """A layer from a file that save wrote.
+
+        ValueError if the file is not one, or holds a layer of another kind; OSError if it cannot be
+        read.
+        """
+        where = f"{cls.__name__}.load: {os.fspath(path)!r}"
+        with open(path, "rb"):
+            pass  # OSError says more than the SafetensorError that would follow
+        try:
+            with safe_open(path, framework="numpy") as file:
+                description = json.loads((file.metadata() or {})["fastrnn"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            kind = description.pop("layer")
+            calls = description.pop("dropout_calls")
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{where} is not a file written by {cls.__name__}.save: {error}"
+            ) from error
+        if kind != cls.__name__:
+            raise ValueError(f"{where} holds a layer of kind {kind}")
+        with warnings.catch_warnings():
+            # the one about dropout was given when the layer was made
+            warnings.simplefilter("ignore")
+            layer = cls(**description)
+        layer.load_state_dict(tensors)
+        layer.dropout_calls = calls
+        return layer
+
+    # ------------------------------------------------------------------ computation
+    def forward(
+        self,
+        x: Array,
+        state: State | None = None,
+        lengths: npt.ArrayLike | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        training: bool = False,
+    ) -> tuple[Array, State]:
+        """The layer over a sequence.
+
+        x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype
+        state    where to start: h, or (h, c) for the LSTM, (L * D, B, H) each; zeros if None
+        lengths  (B,) ints, 0 to T: row b ends after lengths[b] steps; y beyond is 0
+        mask     (T, B) bool ((B, T) with batch_first): False carries the state over the step
+        reset    (T, B) bool ((B, T) with batch_first): True sets the state to zero before the step
+        training keep what backward needs, and apply dropout
+
+        Returns y (T, B, D * H), or (B, T, D * H) with batch_first, and the state after the last
+        step, shaped as `state`. Direction d of level l is row l * D + d of a state. Without
+        `training` nothing is kept, and an earlier training forward can still be followed by its
+        backward.
+
+        Dropout (inverted: what is kept is scaled by 1 / (1 - dropout)) acts on the output of every
+        level but the last. Its masks come from Philox4x32-10 (fastrnn.dropout): whether element (t,
+        b, unit) of level l's output is kept depends on nothing but (seed, dropout_calls, l, t, b,
+        unit), so a row gets the same mask in a batch of any size. dropout_calls counts this layer's
+        training forwards with dropout; save and load keep it.
+
+        Until backward, x and y are referred to and not copied: do not change them in place.
+
+        Raises ValueError and TypeError for a wrong shape or dtype.
+        """
+        x = np.asarray(x)
+        symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
+        self._check("forward", "x", x, symbols, (None, None, self.input_size))
+        batch = x.shape[0] if self.batch_first else x.shape[1]
+        initial = self._unpack("forward", "state", state, batch)
+
+        saved: list[Any] = []
+        masks: list[Array | None] = []
+        last: list[tuple[Array, ...]] = []
+        y = x
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(self._directions):
+                row = layer * self._directions + direction
+                h0, c0 = (*(part[row] for part in initial or ()), None, None)[:2]
+                output, h_n, c_n, kept, _ = self._weights(layer, direction).forward(
+                    y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
+                )
+                outputs.append(output)
+                last.append((h_n,) if c_n is None else (h_n, c_n))
+                saved.append(kept)
+            y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
+            scale = self._dropout_mask(y.shape, layer) if training else None
+            masks.append(scale)
+            if scale is not None:
+                y = y * scale  # not in place: backward may need the undropped y
+
+        final = tuple(map(_stack, zip(*last, strict=True)))
+        if training:
+            self.dropout_calls += any(scale is not None for scale in masks)
+            self._call = _Call(saved, masks, y.shape, final[0].shape)
+        return y, self._pack(final)
+
+    def backward(self, dy: Array | None, dstate: State | None = None) -> Gradients:
+        """Back-propagation through time for the last forward(training=True), once for each.
+
+        dy (shaped as y) and dstate (shaped as the state) are the loss's gradients with respect to
+        what forward returned; None is zero. The weights are those of that forward, even if they
+        were changed since.
+
+        Raises RuntimeError without such a forward, ValueError and TypeError for a wrong shape or
+        dtype.
+        """
+        if self._call is None:
+            raise RuntimeError(f"{self._name}.backward: no forward(training=True) came before")
+        saved, masks, y_shape, state_shape = self._call
+        if dy is not None:
+            dy = np.asarray(dy)
+            self._check("backward", "dy", dy, "shaped as y", y_shape)
+        final = self._unpack("backward", "dstate", dstate, state_shape[1])
+        self._call = None
+
+        parameters: dict[str, Array] = {}
+        dinitial: list[tuple[Array, ...]] = []
+        for layer in reversed(range(self.num_layers)):
+            scale = masks[layer]
+            if scale is not None and dy is not None:
+                dy = dy * scale
+            dx: Array | None = None
+            for direction in reversed(range(self._directions)):
+                row = layer * self._directions + direction
+                units = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
+                g = self._cell.backward(
+                    saved.pop(),  # its memory is free as soon as its gradients are known
+                    None if dy is None else dy[..., units],
+                    *(() if final is None else (part[row] for part in final)),
+                )
+                dweights = (g.dw_ih, g.dw_hh, g.db_ih, g.db_hh)
+                for kind, value in zip(_KINDS, dweights, strict=True):
+                    if value is not None:
+                        parameters[kind + _suffix(layer, direction)] = value
+                dinitial.append((g.dh0, g.dc0) if self._cell.states == 2 else (g.dh0,))
+                dx = g.dx if dx is None else np.add(dx, g.dx, out=dx)
+            dy = dx
+
+        assert dy is not None
+        dstate0 = tuple(map(_stack, zip(*reversed(dinitial), strict=True)))
+        return Gradients(
+            dy, self._pack(dstate0), {name: parameters[name] for name in self._parameters}
+        )
+
+    def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
+        """One step of a stream: x (B, I) and the state give y (B, H) and the next state.
+
+        Stepping through a sequence gives the same bits as forward over the whole. There is no
+        dropout and nothing is kept for backward. Raises ValueError for a bidirectional layer, which
+        needs the whole sequence, and ValueError or TypeError for a wrong shape or dtype.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
+            )
+        h, c = (*self._parts("step", "state", state), None, None)[:2]
+        layers = [self._weights(layer, 0) for layer in range(self.num_layers)]
+        h, c = _core.stack_step(f"{self._name}.step", layers, x, h, c)
+        return h[-1], self._pack((h, c) if c is not None else (h,))
+
+    # ------------------------------------------------------------------ helpers
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _weights(self, layer: int, direction: int) -> _core.Weights:
+        """The weights of one level and direction, packed for the kernels until a parameter changes.
+
+        They are packed for the backend that FASTRNN_BACKEND names at that time.
+        """
+        weights = self._cache.get((layer, direction))
+        if weights is None:
+            suffix = _suffix(layer, direction)
+            w_ih, w_hh, b_ih, b_hh = (self._parameters.get(kind + suffix) for kind in _KINDS)
+            core_name = self._cell.core_name(self)
+            weights = _core.Weights(self._name, core_name, w_ih, w_hh, b_ih, b_hh, None)
+            self._cache[layer, direction] = weights
+        return weights
+
+    def _dropout_mask(self, shape: tuple[int, ...], layer: int) -> Array | None:
+        if self.dropout == 0.0 or layer == self.num_layers - 1:
+            return None
+        first, second, units = shape
+        steps, batch = (second, first) if self.batch_first else (first, second)
+        mask = dropout_mask(
+            (steps, batch, units),
+            self.dropout,
+            self.dtype,
+            seed=self.seed,
+            call=self.dropout_calls,
+            layer=layer,
+        )
+        return mask.swapaxes(0, 1) if self.batch_first else mask
+
+    def _check(
+        self, method: str, argument: str, array: Array, symbols: str, shape: tuple[int | None, ...]
+    ) -> None:
+        """Raise unless `array` has the layer's dtype and `shape`; None there is any size."""
+        fits = array.ndim == len(shape) and all(
+            wanted is None or wanted == size
+            for wanted, size in zip(shape, array.shape, strict=True)
+        )
+        if fits and array.dtype == self.dtype:
+            return
+        where = f"{self._name}.{method}: {argument}"
+        if not fits:
+            numbers = ", ".join("any" if size is None else str(size) for size in shape)
+            raise ValueError(f"{where} must be {symbols} = ({numbers}), got {array.shape}")
+        raise TypeError(f"{where} must be {self.dtype} as the layer is, got {array.dtype}")
+
+    def _unpack(
+        self, method: str, argument: str, state: State | None, batch: int
+    ) -> tuple[Array, ...] | None:
+        """A state as the tuple of its parts, checked."""
+        if state is None:
+            return None
+        parts = tuple(np.asarray(part) for part in self._parts(method, argument, state))
+        shape = (self.num_layers * self._directions, batch, self.hidden_size)
+        for name, part in zip("hc", parts, strict=False):
+            which = f"{name} of {argument}" if len(parts) == 2 else argument
+            self._check(method, which, part, "(L * D, B, H)", shape)
+        return parts
+
+    def _parts(self, method: str, argument: str, state: State | None) -> Sequence[Any]:
+        """The parts of a state, () for None; not checked but for their number."""
+        if state is None:
+            return ()
+        if self._cell.states == 1:
+            return (state,)
+        if not (isinstance(state, (tuple, list)) and len(state) == 2):
+            raise TypeError(
+                f"{self._name}.{method}: {argument} must be a pair (h, c), got {_describe(state)}"
+            )
+        return state
+
+    def _pack(self, parts: tuple[Array, ...]) -> State:
+        return cast(State, parts if self._cell.states == 2 else parts[0])
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.configuration().items())
+        return f"{self._name}({shown})"
+
+
+def _stack(parts: Sequence[Array]) -> Array:
+    """A new array, so that changing y in place cannot change the state. One part is common."""
+    return parts[0][np.newaxis].copy() if len(parts) == 1 else np.stack(parts)
+
+
+def _suffix(layer: int, direction: int) -> str:
+    """The end of torch's parameter names."""
+    return f"_l{layer}_reverse" if direction else f"_l{layer}"
+
+
+def _describe(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {tuple(shape)}"
+
+
+class RNN(Recurrent[Array]):
+    """h[t] = tanh(W_ih x[t] + b_ih + W_hh h[t-1] + b_hh), or relu for tanh with
+    nonlinearity="relu".
+
+    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990). Arguments, parameter
+    names, shapes and the initialisation U(-1/sqrt(H), 1/sqrt(H)) are those of torch.nn.RNN; dtype
+    (float32 or float64) and seed (an int below 2**64, for the initialisation and for dropout; None
+    draws one) are fastrnn's own.
+
+    Raises ValueError and TypeError for arguments out of range or of the wrong type.
+    """
+
+    _cell = _Cell(
+        gates=1,
+        states=1,
+        core_name=lambda layer: f"rnn_{layer.nonlinearity}",
+        backward=functional.rnn_backward,
+        options=("nonlinearity",),
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"{self._name}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}"
+            )
+        self.nonlinearity = nonlinearity
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
+
+
+class LSTM(Recurrent["tuple[Array, Array]"]):
+    """The LSTM with a forget gate; gates in torch's order i f g o; the state is the pair (h, c).
+
+    S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997); F. A.
+    Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000). Arguments,
+    parameter names, shapes and the initialisation U(-1/sqrt(H), 1/sqrt(H)) are those of
+    torch.nn.LSTM; dtype (float32 or float64) and seed (an int below 2**64, for the initialisation
+    and for dropout; None draws one) are fastrnn's own.
+
+    Raises ValueError and TypeError for arguments out of range or of the wrong type.
+    """
+
+    _cell = _Cell(
+        gates=4,
+        states=2,
+        core_name=lambda _: "lstm",
+        backward=functional.lstm_backward,
+    )
+
+
+class GRU(Recurrent[Array]):
+    """The gated recurrent unit; gates in torch's order r z n.
+
+    K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014. With
+    reset_after (the default; torch's and cuDNN's unit) the reset gate acts on W_hn h + b_hn; with
+    reset_after=False it acts on h before that product, as in the paper. Arguments, parameter names,
+    shapes and the initialisation U(-1/sqrt(H), 1/sqrt(H)) are those of torch.nn.GRU; reset_after,
+    dtype (float32 or float64) and seed (an int below 2**64, for the initialisation and for dropout;
+    None draws one) are fastrnn's own.
+
+    Raises ValueError and TypeError for arguments out of range or of the wrong type.
+    """
+
+    _cell = _Cell(
+        gates=3,
+        states=1,
+        core_name=lambda layer: "gru" if layer.reset_after else "gru_reset_before",
+        backward=functional.gru_backward,
+        options=("reset_after",),
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        dtype: npt.DTypeLike = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        self.reset_after = bool(reset_after)
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )

@@ -1,0 +1,312 @@
+// The CUDA backend without a GPU: cuda/ as it is, compiled for the host against the cuda_runtime.h
+// beside this file, and compared with the scalar CPU backend. What it cannot show: timing, and what
+// only concurrent threads can break.
+#include <algorithm>
+#include <cstring>
+
+#include "../harness.hpp"
+#include "../problem.hpp"
+#include "controls.hpp"
+
+namespace fastrnn::test {
+namespace {
+
+constexpr unsigned kProblems = 300;
+
+const KernelTable& cuda() { return find_backend("cuda"); }
+const KernelTable& scalar() { return find_backend("scalar"); }
+
+template <class T>
+void check_same_bits(const std::vector<T>& a, const std::vector<T>& b, const std::string& what) {
+  FASTRNN_CHECK(a.size() == b.size(), what);
+  FASTRNN_CHECK(a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0, what);
+}
+
+template <class T>
+void check_results_have_same_bits(const Problem<T>& a, const Problem<T>& b,
+                                  const std::string& what) {
+  for (size_t i = 0; i < a.results().size(); ++i) {
+    check_same_bits(*a.results()[i].values, *b.results()[i].values, a.results()[i].name + what);
+  }
+}
+
+// x of a masked step may be anything
+template <class T>
+void spoil_masked_x(Problem<T>& p) {
+  for (size_t row = 0; row < p.mask.size(); ++row) {
+    if (p.mask[row]) continue;
+    for (size_t i = 0; i < static_cast<size_t>(p.setup.I); ++i) {
+      p.x[row * static_cast<size_t>(p.setup.I) + i] = static_cast<T>(kNaN);
+    }
+  }
+}
+
+// Largest difference over the largest value (or 1).
+template <class T>
+void check_against_scalar_double(double tolerance) {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<double> want(random_setup(seed));
+    Problem<T> got(want.setup);
+    spoil_masked_x(got);
+    want.run(scalar());
+    got.run(cuda());
+    for (size_t i = 0; i < want.results().size(); ++i) {
+      const std::string name = want.results()[i].name;
+      const std::vector<double>& values = *want.results()[i].values;
+      const std::vector<T>& ours = *got.results()[i].values;
+      double largest = 1, difference = 0;
+      for (size_t j = 0; j < values.size(); ++j) {
+        FASTRNN_CHECK(!std::isnan(static_cast<double>(ours[j])), name + " of " + got.setup.text());
+        largest = std::fmax(largest, std::fabs(values[j]));
+        difference = std::fmax(difference, std::fabs(static_cast<double>(ours[j]) - values[j]));
+      }
+      FASTRNN_CHECK(
+          difference <= tolerance * largest,
+          name + " of " + got.setup.text() + " differs by " + std::to_string(difference / largest));
+    }
+  }
+}
+
+void float_matches_scalar_double() { check_against_scalar_double<float>(2e-5); }
+void double_matches_scalar_double() { check_against_scalar_double<double>(1e-13); }
+
+void bits_do_not_depend_on_the_order_of_threads() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<float> in_order(random_setup(seed)), permuted(in_order.setup);
+    in_order.run(cuda());
+    cuda_emulation::order = seed + 1;
+    permuted.run(cuda());
+    cuda_emulation::order = 0;
+    check_results_have_same_bits(in_order, permuted, " of " + in_order.setup.text());
+  }
+}
+
+// Moves a view's elements to memory of its own, with gaps and the first axis backwards; the last
+// axis stays the innermost and packed where the core relies on it.
+class Restrided {
+ public:
+  Restrided(Tensor& view, bool unit_rows) : packed_(view) {
+    if (!view.present) return;
+    size_ = view.dtype == DType::kBool ? 1 : int64_t{sizeof(float)};
+    int64_t extent = unit_rows ? 1 : 2;
+    auto place = [&](int axis) {
+      view.stride[axis] = extent;
+      extent = extent * std::max(view.shape[axis], int64_t{1}) + 3;
+    };
+    if (unit_rows) place(view.rank - 1);
+    for (int axis = 0; axis < view.rank - unit_rows; ++axis) place(axis);
+    memory_.resize(static_cast<size_t>(extent * size_));
+    const int64_t last = std::max(view.shape[0] - 1, int64_t{0});
+    view.data = memory_.data() + last * view.stride[0] * size_;
+    view.stride[0] *= -1;
+    moved_ = view;
+    copy(moved_, packed_);
+  }
+  void copy_back() const {
+    if (packed_.present) copy(packed_, moved_);
+  }
+
+ private:
+  void copy(const Tensor& to, const Tensor& from, int axis = 0, int64_t to_at = 0,
+            int64_t from_at = 0) const {
+    if (axis == to.rank) {
+      std::memcpy(static_cast<char*>(to.data) + to_at * size_,
+                  static_cast<char*>(from.data) + from_at * size_, static_cast<size_t>(size_));
+      return;
+    }
+    for (int64_t i = 0; i < to.shape[axis]; ++i) {
+      copy(to, from, axis + 1, to_at + i * to.stride[axis], from_at + i * from.stride[axis]);
+    }
+  }
+
+  Tensor packed_, moved_;
+  int64_t size_ = 0;
+  std::vector<char> memory_;
+};
+
+void strided_views_give_the_bits_of_packed_ones() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<float> packed(random_setup(seed)), strided(packed.setup);
+    packed.run(cuda());
+    BackwardArgs a = strided.backward_args();
+    ForwardArgs& f = a.forward;
+    std::vector<Restrided> moved;
+    for (Tensor* view : {&f.x, &f.h0, &f.c0, &f.y, &f.h_n, &f.c_n, &f.c, &f.reserve, &a.dy, &a.dh_n,
+                         &a.dc_n, &a.dx, &a.dh0, &a.dc0}) {
+      moved.emplace_back(*view, true);
+    }
+    for (Tensor* view : {&f.w_ih, &f.w_hh, &f.b_ih, &f.b_hh, &f.mask, &f.reset})
+      moved.emplace_back(*view, false);
+    forward(cuda(), f);
+    backward(cuda(), a);
+    for (const Restrided& view : moved) view.copy_back();
+    check_results_have_same_bits(packed, strided, " of " + packed.setup.text());
+  }
+}
+
+void bits_do_not_depend_on_batch_split_or_streaming() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Setup setup = random_setup(seed);
+    setup.lengths = setup.reverse = false;
+    Problem<float> whole(setup), stepped(setup);
+    forward(cuda(), whole.forward_args());
+    const ForwardArgs all = stepped.forward_args();
+    for (int64_t b = 0; b < setup.B; ++b) {
+      for (int64_t t = 0; t < setup.T; ++t) {
+        ForwardArgs a = all;
+        auto cut = [](Tensor& view, int axis, int64_t at) {
+          if (!view.present) return;
+          const int64_t size = view.dtype == DType::kBool ? 1 : int64_t{sizeof(float)};
+          view.data = static_cast<char*>(view.data) + at * view.stride[axis] * size;
+          view.shape[axis] = 1;
+        };
+        for (Tensor* view : {&a.x, &a.y, &a.c, &a.reserve, &a.mask, &a.reset})
+          cut(*view, 0, t), cut(*view, 1, b);
+        for (Tensor* view : {&a.h0, &a.c0, &a.h_n, &a.c_n}) cut(*view, 0, b);
+        if (t > 0) a.h0 = a.h_n, a.c0 = a.c_n;
+        forward(cuda(), a);
+      }
+    }
+    check_same_bits(whole.y, stepped.y, "y of " + setup.text());
+    check_same_bits(whole.c, stepped.c, "c of " + setup.text());
+  }
+}
+
+void inference_gives_the_bits_of_training() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<float> training(random_setup(seed)), inference(training.setup);
+    forward(cuda(), training.forward_args());
+    ForwardArgs a = inference.forward_args();
+    a.c.present = a.reserve.present = false;
+    forward(cuda(), a);
+    check_same_bits(training.y, inference.y, "y of " + training.setup.text());
+    check_same_bits(training.h_n, inference.h_n, "h_n of " + training.setup.text());
+    if (training.S == 2)
+      check_same_bits(training.c_n, inference.c_n, "c_n of " + training.setup.text());
+  }
+}
+
+void a_gradient_does_not_depend_on_which_others_are_wanted() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<float> all(random_setup(seed)), one(all.setup);
+    all.run(cuda());
+    forward(cuda(), one.forward_args());
+    const BackwardArgs every = one.backward_args();
+    for (Tensor BackwardArgs::* wanted :
+         {&BackwardArgs::dx, &BackwardArgs::dw_ih, &BackwardArgs::dw_hh, &BackwardArgs::db_ih,
+          &BackwardArgs::db_hh, &BackwardArgs::dh0, &BackwardArgs::dc0}) {
+      BackwardArgs a = every;
+      for (Tensor* view : {&a.dx, &a.dw_ih, &a.dw_hh, &a.db_ih, &a.db_hh, &a.dh0, &a.dc0})
+        view->present = false;
+      (a.*wanted).present = (every.*wanted).present;
+      backward(cuda(), a);
+    }
+    check_results_have_same_bits(all, one, " of " + all.setup.text());
+  }
+}
+
+void absent_incoming_gradients_count_as_zeros() {
+  for (unsigned seed = 0; seed < kProblems; ++seed) {
+    Problem<float> zeros(random_setup(seed)), absent(zeros.setup);
+    for (std::vector<float>* values : {&zeros.dy, &zeros.dh_n, &zeros.dc_n}) {
+      std::fill(values->begin(), values->end(), 0.0f);
+    }
+    zeros.run(cuda());
+    forward(cuda(), absent.forward_args());
+    BackwardArgs a = absent.backward_args();
+    a.dy.present = a.dh_n.present = a.dc_n.present = false;
+    backward(cuda(), a);
+    check_results_have_same_bits(zeros, absent, " of " + zeros.setup.text());
+  }
+}
+
+void dx_of_an_idle_step_is_zero_though_weights_are_infinite() {
+  Setup setup;
+  setup.lengths = setup.mask = true;
+  setup.T = 6;
+  Problem<float> p(setup);
+  std::fill(p.w_ih.begin(), p.w_ih.end(), std::numeric_limits<float>::infinity());
+  p.run(cuda());
+  for (int64_t t = 0; t < setup.T; ++t) {
+    for (int64_t b = 0; b < setup.B; ++b) {
+      const size_t row = static_cast<size_t>(t * setup.B + b);
+      if (t < p.lengths[static_cast<size_t>(b)] && p.mask[row]) continue;
+      FASTRNN_CHECK(p.dx[row * static_cast<size_t>(setup.I)] == 0,
+                    std::to_string(t) + ", " + std::to_string(b));
+    }
+  }
+}
+
+void a_failing_call_throws_and_leaks_nothing() {
+  Setup setup;
+  setup.cell = 4;
+  int64_t call = 0;
+  for (bool failed = true; failed; ++call) {
+    Problem<float> p(setup);
+    failed = false;
+    const KernelTable& backend = cuda();
+    cuda_emulation::calls_to_failure = call;
+    try {
+      p.run(backend);
+    } catch (const std::runtime_error& error) {
+      failed = std::string(error.what()).find("out of memory") != std::string::npos;
+    }
+    cuda_emulation::calls_to_failure = -1;
+    FASTRNN_CHECK(cuda_emulation::allocations.empty(), "call " + std::to_string(call));
+    FASTRNN_CHECK(cuda_emulation::last_error == 0, "call " + std::to_string(call));
+  }
+  FASTRNN_CHECK(call > 50, std::to_string(call));
+}
+
+void the_gpu_is_used_only_when_asked_for() {
+  FASTRNN_CHECK(std::string(find_backend(nullptr).name) == "scalar", find_backend(nullptr).name);
+  FASTRNN_CHECK(std::string(cuda().name) == "cuda", cuda().name);
+  setenv("FASTRNN_BACKEND", "cuda", 1);
+  const std::string chosen = find_backend(nullptr).name;
+  unsetenv("FASTRNN_BACKEND");
+  FASTRNN_CHECK(chosen == "cuda", chosen);
+}
+
+void without_a_device_the_message_says_so() {
+  cuda_emulation::devices = 0;
+  std::string message;
+  try {
+    cuda();
+  } catch (const std::invalid_argument& error) {
+    message = error.what();
+  }
+  cuda_emulation::devices = 1;
+  FASTRNN_CHECK(message == "backend 'cuda' cannot run here: no CUDA device", message);
+  FASTRNN_CHECK(cuda_emulation::last_error == 0, "sticky error");
+}
+
+void kernels_ran() {
+  FASTRNN_CHECK(cuda_emulation::launches > 10000, std::to_string(cuda_emulation::launches));
+}
+
+}  // namespace
+}  // namespace fastrnn::test
+
+int main() {
+  using namespace fastrnn::test;
+  unsetenv("FASTRNN_BACKEND");
+  constexpr Test kTests[] = {
+      {"float matches scalar double", float_matches_scalar_double},
+      {"double matches scalar double", double_matches_scalar_double},
+      {"bits do not depend on the order of threads", bits_do_not_depend_on_the_order_of_threads},
+      {"strided views give the bits of packed ones", strided_views_give_the_bits_of_packed_ones},
+      {"bits do not depend on batch split or streaming",
+       bits_do_not_depend_on_batch_split_or_streaming},
+      {"inference gives the bits of training", inference_gives_the_bits_of_training},
+      {"a gradient does not depend on which others are wanted",
+       a_gradient_does_not_depend_on_which_others_are_wanted},
+      {"absent incoming gradients count as zeros", absent_incoming_gradients_count_as_zeros},
+      {"dx of an idle step is zero though weights are infinite",
+       dx_of_an_idle_step_is_zero_though_weights_are_infinite},
+      {"a failing call throws and leaks nothing", a_failing_call_throws_and_leaks_nothing},
+      {"the GPU is used only when asked for", the_gpu_is_used_only_when_asked_for},
+      {"without a device the message says so", without_a_device_the_message_says_so},
+      {"kernels ran", kernels_ran},
+  };
+  return run_all(kTests);
+}

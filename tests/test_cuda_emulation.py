@@ -1,0 +1,94 @@
+"""The CUDA backend on a machine without a GPU: cuda/ as it is, compiled for the host and run.
+
+tests/cpp/cuda_emulation/ holds what stands in for the CUDA runtime, and the claims.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from commands import ROOT, attempt, program, run
+
+EMULATION = ROOT / "tests" / "cpp" / "cuda_emulation"
+FLAGS = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}")
+SCALAR = ("-O2", "-DFASTRNN_ISA=scalar", '-DFASTRNN_ISA_HEADER="cpu/isa/scalar.hpp"')
+WATCHED = ("-O1", "-g1", "-fsanitize=address")
+
+# What a broken kernel looks like: file, what stands there, what takes its place, how it shows.
+MUTANTS = {
+    "gradient through a reset": (
+        "backward.cuh",
+        "const bool flows = p.seq.works(b, s + 1) && !p.seq.resets(b, s + 1);",
+        "const bool flows = p.seq.works(b, s + 1);",
+        "FAILED  double matches scalar double",
+    ),
+    "write beyond the last column": (
+        "product.cuh",
+        "if (row < p.M && column < p.N)",
+        "if (row < p.M)",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run_emulated(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Path], CompletedProcess[str]]:
+    """Runs the claims on the CUDA sources of a folder."""
+    compiler = program(os.environ.get("CXX", "c++"))
+    folder = tmp_path_factory.mktemp("emulation")
+
+    def compile_object(name: str, source: Path, *flags: str) -> Path:
+        run(compiler, *FLAGS, *flags, "-c", source, "-o", folder / f"{name}.o")
+        return folder / f"{name}.o"
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(
+            pool.map(
+                lambda job: compile_object(*job),
+                (
+                    ("scalar", ROOT / "csrc/cpu/kernels.cpp", *SCALAR),
+                    ("test", EMULATION / "test_cuda_emulation.cpp", *WATCHED),
+                    ("threads", ROOT / "csrc/cpu/threads.cpp", *WATCHED),
+                    ("dispatch", ROOT / "csrc/dispatch.cpp", *WATCHED),
+                ),
+            )
+        )
+
+    def run_folder(cuda: Path) -> CompletedProcess[str]:
+        kernels = compile_object(
+            "cuda", cuda / "kernels.cu", *WATCHED, f"-I{EMULATION}", f"-I{cuda}", "-xc++"
+        )
+        run(compiler, "-fsanitize=address", "-pthread", *objects, kernels, "-o", folder / "test")
+        return attempt(folder / "test")
+
+    return run_folder
+
+
+def test_cuda_backend_holds_every_claim(
+    run_emulated: Callable[[Path], CompletedProcess[str]],
+) -> None:
+    done = run_emulated(ROOT / "cuda")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok ") > 10
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_claims_fail_for(
+    mutant: str, run_emulated: Callable[[Path], CompletedProcess[str]], tmp_path: Path
+) -> None:
+    file, sound, broken, shows = MUTANTS[mutant]
+    cuda = shutil.copytree(ROOT / "cuda", tmp_path / "cuda")
+    source = (cuda / file).read_text()
+    assert source.count(sound) == 1
+    (cuda / file).write_text(source.replace(sound, broken))
+    done = run_emulated(cuda)
+    assert done.returncode != 0
+    assert shows in done.stdout, done.stdout
