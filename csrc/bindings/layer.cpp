@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,7 +84,7 @@ struct Layer {
     for (int i = tensor.rank - 1; right && i >= 0; --i) {
       const auto n = shape[static_cast<size_t>(i)];
       right = tensor.shape[i] == n && (n <= 1 || tensor.stride[i] == size);
-      size *= n;
+      size *= std::max<int64_t>(n, 1);
     }
     if (!right)
       throw ValueError(argument(function, name) + " has the wrong shape, strides or dtype");
