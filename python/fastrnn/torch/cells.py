@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.torch.layer import step
-from fastrnn.torch.precision import convert, dtypes
+from fastrnn.torch.precision import computable, convert, dtypes
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -42,15 +42,12 @@ class _Cell(RNNCellBase):
             if input.dim() != 1 or any(s.dim() != 1 for s in states):
                 return None
             input, states = input.unsqueeze(0), [s.unsqueeze(0) for s in states]
-        if input.size(1) != self.input_size or not (input.is_cpu or input.is_meta):
+        weights = self._weights()
+        if input.size(1) != self.input_size or not computable(input, weights[0]):
             return None
-        weights, device = self._weights(), input.device
         shape = (input.size(0), self.hidden_size)
         for s in states:
-            if s.shape != shape or s.device != device:
-                return None
-        for w in weights:
-            if w.device != device:
+            if s.shape != shape or s.device != input.device:
                 return None
         kinds = dtypes(input, states, weights)
         if kinds is None:

@@ -47,14 +47,13 @@ def forward(
     T, B = (columns, rows) if batch_first else (rows, columns)
     D = 2 if bidirectional else 1
     H = weights[1].shape[1]
-    dtype = x.dtype
-    y = torch.empty((rows, columns, D * H), dtype=dtype)
-    h_n = torch.empty((D, B, H), dtype=dtype)
-    c_n = torch.empty((D, B, H), dtype=dtype) if cell == "lstm" else None
+    y = x.new_empty((rows, columns, D * H))  # new_empty: 1 us, torch.empty: 1.3, empty_like: 0.6
+    h_n = x.new_empty((D, B, H))
+    c_n = torch.empty_like(h_n) if cell == "lstm" else None
     c = reserve = None
     if save:
-        c = torch.empty((D, T, B, H), dtype=dtype) if cell == "lstm" else None
-        reserve = torch.empty((D, T, B, RESERVE[cell] * H), dtype=dtype)
+        c = x.new_empty((D, T, B, H)) if cell == "lstm" else None
+        reserve = x.new_empty((D, T, B, RESERVE[cell] * H)) if RESERVE[cell] else None
     _core.layer_forward(
         cell,
         batch_first,
@@ -71,7 +70,7 @@ def forward(
         h_n,
         c_n,
         c,
-        reserve if RESERVE[cell] else None,
+        reserve,
     )
     return y, h_n, c_n, c, reserve
 
@@ -98,13 +97,12 @@ def backward(
     """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so."""
     D = 2 if bidirectional else 1
     H = weights[1].shape[1]
-    dtype = x.dtype
     state = (D, x.shape[0] if batch_first else x.shape[1], H)
-    dx = torch.empty((D, *x.shape), dtype=dtype) if wanted[0] else None
-    dh0 = torch.empty(state, dtype=dtype) if wanted[1] else None
-    dc0 = torch.empty(state, dtype=dtype) if wanted[2] else None
+    dx = x.new_empty((D, *x.shape)) if wanted[0] else None
+    dh0 = x.new_empty(state) if wanted[1] else None
+    dc0 = x.new_empty(state) if wanted[2] else None
     dweights = [
-        torch.empty(w.shape, dtype=dtype) if want else None
+        x.new_empty(w.shape) if want else None
         for w, want in zip(weights, wanted[3:], strict=True)
     ]
     _core.layer_backward(
@@ -121,7 +119,7 @@ def backward(
         reset,
         y,
         c,
-        reserve if RESERVE[cell] else None,
+        reserve,
         _readable(dy),
         _readable(dh_n),
         _readable(dc_n),
@@ -143,9 +141,8 @@ def step(
     c: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """One step: x (B, I), h and c (B, H) -> h, c (LSTM only)."""
-    shape = (x.shape[0], weights[1].shape[1])
-    h_n = torch.empty(shape, dtype=x.dtype)
-    c_n = torch.empty(shape, dtype=x.dtype) if cell == "lstm" else None
+    h_n = x.new_empty((x.shape[0], weights[1].shape[1]))
+    c_n = torch.empty_like(h_n) if cell == "lstm" else None
     _core.layer_forward(
         cell,
         False,

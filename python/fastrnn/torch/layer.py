@@ -25,6 +25,7 @@ __all__ = ["layer", "step"]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing = torch._C._is_tracing
 
 
 class _Layer(torch.autograd.Function):
@@ -84,17 +85,20 @@ class _Layer(torch.autograd.Function):
         return (None, None, None, None, None, None, *gradients)
 
 
-def _traced(x: Tensor) -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or not x.is_cpu
-        or type(x) not in _PLAIN
-        or _dispatch_modes() > 0
-        or torch.jit.is_tracing()
-    )
-
-
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _eager(x: Tensor) -> bool:
+    """Whether the core may be called at once: there is memory to read, and nobody who must see an operator."""
+    return (
+        type(x) in _PLAIN
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and not _transforms_active()
+        and forward_ad._current_level < 0
+        and not _dispatch_modes()
+        and not _tracing()
+    )
 
 
 def layer(
@@ -114,18 +118,9 @@ def layer(
     D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh), D times; h0, c0 (D, B, H).
     ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64 throughout.
     """
-    if torch.compiler.is_compiling():
-        return _operator(
-            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
-        )
-    if _transforms_active() or forward_ad._current_level >= 0:
-        return formula.layer(
-            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
-        )
-    if _traced(x):
-        return _operator(
-            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
-        )
+    if not _eager(x):
+        inputs = x, weights, h0, c0, lengths, mask, reset
+        return _elsewhere(cell, batch_first, bidirectional, *inputs)
     if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
         return _Layer.apply(  # type: ignore[no-any-return]
             cell, batch_first, bidirectional, lengths, mask, reset, x, h0, c0, *weights
@@ -147,7 +142,13 @@ def _needs_gradient(
     return c0 is not None and c0.requires_grad
 
 
-def _operator(cell: str, batch_first: bool, bidirectional: bool, *inputs: Any) -> tuple[Tensor, ...]:
+def _elsewhere(
+    cell: str, batch_first: bool, bidirectional: bool, *inputs: Any
+) -> tuple[Tensor, ...]:
+    if not torch.compiler.is_compiling() and (
+        _transforms_active() or forward_ad._current_level >= 0
+    ):
+        return formula.layer(cell, batch_first, bidirectional, *inputs)
     x, weights, h0, c0 = inputs[:4]
     save = torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0)
     y, h_n, c_n, _, _ = ops.layer(cell, batch_first, bidirectional, *inputs, save)
@@ -162,13 +163,7 @@ def step(
     c: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
-    if not (
-        torch.compiler.is_compiling()
-        or (torch.is_grad_enabled() and _needs_gradient(x, weights, h, c))
-        or _transforms_active()
-        or forward_ad._current_level >= 0
-        or _traced(x)
-    ):
+    if _eager(x) and not (torch.is_grad_enabled() and _needs_gradient(x, weights, h, c)):
         h_n, c_n = kernels.step(cell, x, weights, h, c)
         return (h_n,) if c_n is None else (h_n, c_n)
     states = [None if s is None else s.unsqueeze(0) for s in (h, c)]

@@ -16,7 +16,7 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.torch.layer import layer
-from fastrnn.torch.precision import convert, dtypes
+from fastrnn.torch.precision import computable, convert, dtypes
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -171,17 +171,13 @@ class _Recurrent(RNNBase):
         self, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Tensor], batch: int
     ) -> tuple[torch.dtype, torch.dtype] | None:
         """What `dtypes` says, or None where the core cannot take these."""
-        if states is None or x.size(2) != self.input_size or not (x.is_cpu or x.is_meta):
+        if states is None or x.size(2) != self.input_size or not computable(x, weights[0]):
             return None
-        device = x.device
         if states:
             shape = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
             for s in states:
-                if s.shape != shape or s.device != device:
+                if s.shape != shape or s.device != x.device:
                     return None
-        for w in weights:
-            if w.device != device:
-                return None
         return dtypes(x, states, weights)
 
     def _marks(

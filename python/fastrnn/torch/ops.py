@@ -60,16 +60,18 @@ def _layer_fake(
         x.new_empty((D, B, H)),
         x.new_empty((D, B, H) if lstm else (0,)),
         x.new_empty((D, T, B, H) if lstm and save else (0,)),
-        x.new_empty((D, T, B, kernels.RESERVE[cell] * H) if save else (0,)),
+        x.new_empty((D, T, B, kernels.RESERVE[cell] * H) if kernels.RESERVE[cell] and save else (0,)),
     )
 
 
 def _layer_backward(*arguments: Any) -> list[Tensor]:
     *inputs, y, c, reserve, dy, dh_n, dc_n, wanted = arguments
-    lstm = inputs[0] == "lstm"
-    gradients = kernels.backward(
-        *inputs, y, c if lstm else None, reserve, dy, dh_n, dc_n if lstm else None, wanted
-    )
+    cell = inputs[0]
+    if cell != "lstm":
+        c = dc_n = None
+    if not kernels.RESERVE[cell]:
+        reserve = None
+    gradients = kernels.backward(*inputs, y, c, reserve, dy, dh_n, dc_n, wanted)
     return [gradient for gradient in gradients if gradient is not None]
 
 

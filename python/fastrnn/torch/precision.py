@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["convert", "dtypes"]
+__all__ = ["computable", "convert", "dtypes"]
 
 _HALF = (torch.float16, torch.bfloat16)
 _UP_TO_32 = (torch.float32, *_HALF)
@@ -36,6 +36,11 @@ def dtypes(
     if dtype is torch.float32 or dtype is torch.float64:
         return dtype, dtype
     return (torch.float32, dtype) if dtype in _HALF else None
+
+
+def computable(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are where the core computes, or on the meta device, where nobody computes."""
+    return (x.is_cpu and weight.is_cpu) or (x.is_meta and weight.is_meta)
 
 
 def convert(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
