@@ -87,6 +87,26 @@ def layer(
 
     D = 2 directions when ``bidirectional``, else 1. ``batch_first`` swaps T and B of x, y, mask, reset.
     """
+    if torch._C._is_any_autocast_enabled():
+        with torch.autocast(x.device.type, enabled=False):
+            return _layer(
+                cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
+            )
+    return _layer(cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset)
+
+
+def _layer(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h0: Tensor | None,
+    c0: Tensor | None,
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+) -> States:
     if batch_first:
         x = x.transpose(0, 1)
         mask = None if mask is None else mask.transpose(0, 1)

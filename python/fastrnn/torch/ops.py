@@ -150,7 +150,7 @@ def recomputed_gradients(
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights by way of the formula: they can be differentiated again."""
     differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         # Aliases: an input may have been computed from another one, and only the direct dependence counts here.
         inputs = [None if i is None else i.view_as(i) for i in (x, h0, c0, *weights)]
         results = formula.layer(*options, inputs[0], inputs[3:], *inputs[1:3], *marks)  # type: ignore[arg-type]
