@@ -6,16 +6,15 @@
 >>> y.shape
 torch.Size([4, 20, 16])
 
-Importing this module sets ``torch._dynamo.config.allow_rnn = True``: without it torch.compile refuses every subclass
-of torch.nn.RNN, LSTM and GRU, whatever its forward does.
+Importing this module sets ``torch._dynamo.config.allow_rnn = True`` (see :mod:`fastrnn.torch.dynamo`).
 """
 
 from __future__ import annotations
 
 import torch
-from torch._dynamo import config as _dynamo_config
 
 from fastrnn.torch.cells import GRUCell, LSTMCell, RNNCell
+from fastrnn.torch.dynamo import allow_rnn
 from fastrnn.torch.modules import GRU, LSTM, RNN
 from fastrnn.torch.replace import Replaced, patch, replace
 
@@ -31,5 +30,5 @@ __all__ = [
     "replace",
 ]
 
-_dynamo_config.allow_rnn = True
+allow_rnn()
 torch.serialization.add_safe_globals([RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell])
