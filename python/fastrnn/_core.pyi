@@ -63,7 +63,6 @@ def step(
     b_hh: object,
     backend: str | None,
 ) -> tuple[Any, Any]: ...
-<<<<<<< HEAD
 def layer_forward(
     cell: str,
     batch_first: bool,
@@ -105,11 +104,9 @@ def layer_backward(
     dh0: object,
     dc0: object,
 ) -> None: ...
-=======
 def stack_step(
     function: str, layers: list[Weights], x: object, h: object, c: object
 ) -> tuple[Any, Any]: ...
->>>>>>> main
 def backends(compiled: bool) -> list[str]: ...
 def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

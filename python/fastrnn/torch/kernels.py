@@ -38,10 +38,12 @@ def forward(
     mask: Tensor | None,
     reset: Tensor | None,
     save: bool,
+    filled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """-> y (T, B, D*H), h_n (D, B, H), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
 
     c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`.
+    ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory was.
     """
     rows, columns = x.shape[0], x.shape[1]
     T, B = (columns, rows) if batch_first else (rows, columns)
@@ -54,6 +56,8 @@ def forward(
     if save:
         c = x.new_empty((D, T, B, H)) if cell == "lstm" else None
         reserve = x.new_empty((D, T, B, RESERVE[cell] * H)) if RESERVE[cell] else None
+        if filled and reserve is not None:
+            reserve.zero_()
     _core.layer_forward(
         cell,
         batch_first,

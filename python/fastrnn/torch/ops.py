@@ -34,7 +34,8 @@ _library.define(
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
     x = arguments[3]
-    results = kernels.forward(*arguments)
+    marked = arguments[7] is not None or arguments[8] is not None
+    results = kernels.forward(*arguments, filled=marked)
     return tuple(x.new_empty(0) if result is None else result for result in results)
 
 
