@@ -40,6 +40,21 @@ def test_four_python_threads_at_once_get_their_own_results():
                 assert np.array_equal(got[1], want[1])
 
 
+def run_few_rows(seed):
+    case = make_case("gru_reset_before", 12, 2, 12, 400, np.float32, seed=seed)
+    y, _, saved = fastrnn.gru_forward(**case.inputs, reset_after=False)
+    return y, fastrnn.gru_backward(saved, **case.cotangents).dw_hh
+
+
+def test_callers_whose_units_are_split_among_threads_get_their_own_results():
+    expected = [run_few_rows(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for got, want in zip(pool.map(run_few_rows, range(4)), expected, strict=True):
+                assert np.array_equal(got[0], want[0])
+                assert np.array_equal(got[1], want[1])
+
+
 def test_the_gil_is_released():
     case = make_case("lstm", 400, 64, 64, 128, np.float32)
     turns = 0

@@ -41,8 +41,11 @@ def run(cell, case, backend):
 @pytest.mark.parametrize("feature", ["plain", "all_reverse"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_any_number_of_threads(cell, dtype, feature, backend, threads):
-    case = make_case(cell, 40, 23, 10, 37, dtype, seed=1, **FEATURES[feature])
+@pytest.mark.parametrize(
+    "shape", [(40, 23, 10, 37), (7, 3, 20, 370)], ids=["rows_are_split", "units_are_split"]
+)
+def test_any_number_of_threads(cell, dtype, feature, shape, backend, threads):
+    case = make_case(cell, *shape, dtype, seed=1, **FEATURES[feature])
     threads(1)
     one = run(cell, case, backend)
     for n in (2, 5):

@@ -1,8 +1,11 @@
 // GRU, gates r z n. Two cells that differ in where the reset gate acts:
-//   Gru             n = tanh(gx_n + r (W_hn h' + b_hn))     Cho et al. 2014 v1 as in cuDNN, torch,
-//   Keras reset_after=True GruResetBefore  n = tanh(gx_n + W_hn (r h') + b_hn)     Cho et al. 2014
-//   v3, the lecture, Keras reset_after=False r = sigmoid(gx_r + gh_r)   z = sigmoid(gx_z + gh_z) h
-//   = (1 - z) n + z h'
+//
+//   r = sigmoid(gx_r + gh_r)   z = sigmoid(gx_z + gh_z)   h = (1 - z) n + z h'
+//
+//   Gru             n = tanh(gx_n + r (W_hn h' + b_hn))
+//                   Cho et al. 2014 v1; cuDNN, torch, Keras reset_after=True
+//   GruResetBefore  n = tanh(gx_n + W_hn (r h') + b_hn)
+//                   Cho et al. 2014 v3; Keras reset_after=False
 #pragma once
 
 #include "math.hpp"

@@ -1,7 +1,9 @@
-// LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000), gates i f g
-// o:
-//   i = sigmoid(gx_i + gh_i)   f = sigmoid(gx_f + gh_f)   g = tanh(gx_g + gh_g)   o = sigmoid(gx_o
-//   + gh_o) c = f c' + i g             h = o tanh(c)
+// LSTM, gates i f g o (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins
+// 2000):
+//
+//   i = sigmoid(gx_i + gh_i)   f = sigmoid(gx_f + gh_f)
+//   g = tanh(gx_g + gh_g)      o = sigmoid(gx_o + gh_o)
+//   c = f c' + i g             h = o tanh(c)
 #pragma once
 
 #include "math.hpp"

@@ -11,6 +11,7 @@
 
 #include "cpu/gemm.hpp"
 #include "cpu/sequence.hpp"
+#include "cpu/team.hpp"
 
 namespace fastrnn {
 namespace {
@@ -56,7 +57,8 @@ class Backward {
         blocks_(blocks_of<T>(seq_.H)),
         input_blocks_(blocks_of<T>(seq_.I)),
         width_(padded<T>(seq_.H)),
-        ranges_(static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
+        parts_(hidden_parts(threads_, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
+        ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
         // a power of two between rows would put a column of dgates, which dw reads, into a few sets
         // of the caches
@@ -64,6 +66,7 @@ class Backward {
     const int64_t rows = seq_.B * chunk_;
     w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
     w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
+    counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
     zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
@@ -97,8 +100,16 @@ class Backward {
       base_[0] = 0;
       for (int64_t s = begin; s < end; ++s)
         base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
-      parallel_for(threads_, ranges_,
-                   [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end); });
+      if (parts_ > 1) {
+        Team::clear(counters_, parts_);
+        parallel_for(threads_, parts_, [&](int64_t member) {
+          recurrence(0, seq_.B, begin, end, Team(counters_, parts_, member));
+        });
+      } else {
+        parallel_for(threads_, ranges_, [&](int64_t i) {
+          recurrence(first_[i], first_[i + 1], begin, end, Team(nullptr, 1, 0));
+        });
+      }
       if (a_.dx.present) input_gradient(begin, end);
       weight_gradients(begin, end);
     }
@@ -149,20 +160,21 @@ class Backward {
 
   // ---------------------------------------------------------------- the product of both
 
-  // out[row] = sum over gates g of w[g]^T left[row][slot(g)], for gates [first_gate, last_gate) of
-  // G packed in w
-  template <class Slot>
-  void transposed_product(const T* const* left_rows, int64_t rows, int first_gate, int last_gate,
-                          const Slot& slot, const T* w, int64_t blocks, T* out) const {
-    const int64_t H = seq_.H, block_stride = G * H * kLanes, out_stride = blocks * kLanes;
+  // out[row] = sum over gates g of w[g]^T left(row)[slot(g)], at blocks [range.first, range.last)
+  // of out, for gates [first_gate, last_gate) of the G in w
+  template <class LeftRow, class Slot>
+  void transposed_product(const LeftRow& left_row, int64_t rows, int first_gate, int last_gate,
+                          const Slot& slot, const T* w, const BlockRange& range, T* out,
+                          int64_t out_stride) const {
+    const int64_t H = seq_.H, block_stride = G * H * kLanes;
     const int64_t gate_bytes = max_blocks(max_rows(1), 1) * H * kLanes * int64_t{sizeof(T)};
     const int gates_per_pass = static_cast<int>(larger(1, smaller(G, kPassBytes / gate_bytes)));
     in_passes(first_gate, last_gate, gates_per_pass, [&](int first, int last) {
-      for_each_tile<1>(rows, blocks, [&](const Tile& tile) {
+      for_each_tile<1>(rows, range.first, range.last, [&](const Tile& tile) {
         Left<T> left{{}, 1, H, last - first, {0}};
         bool all_zero = true;
         for (int m = 0; m < tile.rows; ++m) {
-          left.rows[m] = left_rows[tile.row + m];
+          left.rows[m] = left_row(tile.row + m);
           all_zero = all_zero && left.rows[m] == zeros_;
         }
         for (int g = first; g < last; ++g) left.segment[g - first] = slot(g) * width_;
@@ -212,33 +224,50 @@ class Backward {
   static constexpr int kDirect = E > 0 ? E : G;
 
   // product_[row] = W_hh^T (gate gradients of step s + 1), the direct gates
-  void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end) {
-    const T** left = row_list_ + first;
-    for (int64_t r = 0; r < rows; ++r) left[r] = incoming(s, first + r, begin, end);
-    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, blocks_,
-                       product_ + first * width_);
+  void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
+                        const BlockRange& range) const {
+    const auto left = [&](int64_t r) { return incoming(s, first + r, begin, end); };
+    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, range,
+                       product_ + first * width_, width_);
   }
 
-  void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end) {
+  // Steps [begin, end) of rows [first, last), backwards; every member of the team comes here.
+  void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end, Team team) {
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
-      incoming_product(first, rows, s, begin, end);
-      for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin);
-      if constexpr (E > 0) recurrence_early(first, rows, s, begin);
-      for (int64_t r = first; r < first + rows; ++r) {
-        if (!seq_.resets(r, s)) continue;
-        copy_or_zero<T>(dh_ + r * width_, nullptr, width_);
-        if (S == 2) copy_or_zero<T>(dc_ + r * width_, nullptr, width_);
-      }
-      if (s == begin) {
-        for (int64_t r = first; r < first + rows; ++r) {
-          copy_or_zero(carry_ + r * dgates_width_, dgates_row(s, r, begin), D * width_);
-        }
+      team.each_part([&](int64_t part) {
+        const BlockRange range(blocks_, team, part);
+        incoming_product(first, rows, s, begin, end, range);
+        for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin, range);
+        if constexpr (E == 0) finish_step(first, rows, s, begin, range);
+      });
+      if constexpr (E > 0) {
+        team.each_part([&](int64_t part) {
+          const BlockRange range(blocks_, team, part);
+          recurrence_early(first, rows, s, begin, range);
+          finish_step(first, rows, s, begin, range);
+        });
       }
     }
   }
 
-  void cell_backward(int64_t row, int64_t s, int64_t begin) {
+  // Nothing flows on from a step before which the state was reset; the first step of the chunk is
+  // what the chunk before it, which comes next, begins from.
+  void finish_step(int64_t first, int64_t rows, int64_t s, int64_t begin, const BlockRange& range) {
+    const int64_t at = range.first * kLanes, units = (range.last - range.first) * kLanes;
+    for (int64_t r = first; r < first + rows; ++r) {
+      if (seq_.resets(r, s)) {
+        copy_or_zero<T>(dh_ + r * width_ + at, nullptr, units);
+        if (S == 2) copy_or_zero<T>(dc_ + r * width_ + at, nullptr, units);
+      }
+      for (int d = 0; s == begin && d < D; ++d) {
+        copy_or_zero(carry_ + r * dgates_width_ + d * width_ + at,
+                     dgates_row(s, r, begin) + d * width_ + at, units);
+      }
+    }
+  }
+
+  void cell_backward(int64_t row, int64_t s, int64_t begin, const BlockRange& range) {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
     const bool masked = seq_.masked(row, s);
     const T* product = product_ + row * width_;
@@ -251,7 +280,7 @@ class Backward {
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
     T* dgates = dgates_row(s, row, begin);
-    for (int64_t j = 0; j < blocks_; ++j) {
+    for (int64_t j = range.first; j < range.last; ++j) {
       const V zero = V::set(0);
       V prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
       dcurr[0] = V::load(product + j * kLanes) + V::load(dh_row + j * kLanes);
@@ -280,22 +309,23 @@ class Backward {
   }
 
   // the second product of a cell whose late gates act on an operand that the early ones scaled
-  void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin) {
-    const T** left = row_list_ + first;
-    for (int64_t r = 0; r < rows; ++r) left[r] = dgates_row(s, first + r, begin);
-    transposed_product(left, rows, E, G, Cell::slot_h, w_hh_, blocks_, product_ + first * width_);
+  void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin,
+                        const BlockRange& range) {
+    const auto left = [&](int64_t r) { return dgates_row(s, first + r, begin); };
+    transposed_product(left, rows, E, G, Cell::slot_h, w_hh_, range, product_ + first * width_,
+                       width_);
     for (int64_t r = first; r < first + rows; ++r) {
-      if (!seq_.masked(r, s)) early_backward(r, s, begin);
+      if (!seq_.masked(r, s)) early_backward(r, s, begin, range);
     }
   }
 
-  void early_backward(int64_t row, int64_t s, int64_t begin) {
+  void early_backward(int64_t row, int64_t s, int64_t begin, const BlockRange& range) {
     const int64_t H = seq_.H;
     const T* product = product_ + row * width_;
     const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     const T* h_prev = previous(f_.y, f_.h0, row, s);
     T* dgates = dgates_row(s, row, begin);
-    for (int64_t j = 0; j < blocks_; ++j) {
+    for (int64_t j = range.first; j < range.last; ++j) {
       V saved[R > 0 ? R : 1], gradients[D], dprev;
       const V prev = h_prev ? load_block(h_prev, j, H) : V::set(0);
       for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
@@ -303,14 +333,17 @@ class Backward {
       dprev = V::load(dh_ + row * width_ + j * kLanes);
       if constexpr (E > 0)
         Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
-      for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
+      // the early gates' alone: other parts still read the late ones of this row
+      for (int g = 0; g < E; ++g) {
+        gradients[Cell::slot_h(g)].store(dgates + Cell::slot_h(g) * width_ + j * kLanes);
+      }
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
   }
 
   void initial_state(int64_t first, int64_t last) {
     if (a_.dh0.present) {
-      incoming_product(first, last - first, -1, 0, 0);
+      incoming_product(first, last - first, -1, 0, 0, {0, blocks_});
       for (int64_t r = first; r < last; ++r) {
         T* dh0 = row_of<T>(a_.dh0, seq_.batch[r]);
         for (int64_t j = 0; j < blocks_; ++j) {
@@ -331,11 +364,11 @@ class Backward {
   void input_gradient(int64_t begin, int64_t end) {
     const int64_t count = base_[end - begin];
     const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
-    for (int64_t k = 0; k < count; ++k) row_list_[k] = dgates_ + k * dgates_width_;
     parallel_for(threads_, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
-      transposed_product(row_list_ + first, last - first, 0, G, Cell::slot_x, w_ih_, input_blocks_,
-                         dx_ + first * input_blocks_ * kLanes);
+      const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
+      transposed_product(left, last - first, 0, G, Cell::slot_x, w_ih_, {0, input_blocks_},
+                         dx_ + first * input_blocks_ * kLanes, input_blocks_ * kLanes);
     });
     const T* from = dx_;
     for (int64_t s = begin; s < end; ++s) {
@@ -421,7 +454,7 @@ class Backward {
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);
       const T* column = dgates_ + slot(gate) * width_ + first;
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
-      for_each_tile<1>(rows, blocks_of<T>(columns), [&](const Tile& tile) {
+      for_each_tile<1>(rows, 0, blocks_of<T>(columns), [&](const Tile& tile) {
         alignas(kAlignment) T product[kAccumulators * kLanes];
         Left<T> left{{}, dgates_width_, count, 1, {0}};
         for (int m = 0; m < tile.rows; ++m) left.rows[m] = column + tile.row + m;
@@ -453,8 +486,10 @@ class Backward {
   Sequence seq_;
   int threads_;
   int64_t blocks_, input_blocks_, width_;
+  int64_t parts_;  // of the hidden units; ranges of the batch
   int ranges_;
   int64_t chunk_, dgates_width_;
+  int64_t* counters_;
   T *w_hh_, *w_ih_;
   int64_t* first_;
   T* zeros_;

@@ -10,6 +10,7 @@
 
 #include "cpu/gemm.hpp"
 #include "cpu/sequence.hpp"
+#include "cpu/team.hpp"
 
 namespace fastrnn {
 namespace {
@@ -52,9 +53,17 @@ class Forward {
     Arena arena{static_cast<char*>(memory)};
     Forward forward(a, arena);
     if (!a.packed) forward.w_.fill(a);
-    forward.seq_.split(forward.ranges_, forward.first_);
-    parallel_for(a.threads, forward.ranges_,
-                 [&](int64_t i) { forward.run_rows(forward.first_[i], forward.first_[i + 1]); });
+    if (forward.parts_ > 1) {
+      Team::clear(forward.counters_, forward.parts_);
+      parallel_for(a.threads, forward.parts_, [&](int64_t member) {
+        forward.run_rows(0, forward.seq_.B, Team(forward.counters_, forward.parts_, member));
+      });
+    } else {
+      forward.seq_.split(forward.ranges_, forward.first_);
+      parallel_for(a.threads, forward.ranges_, [&](int64_t i) {
+        forward.run_rows(forward.first_[i], forward.first_[i + 1], Team(nullptr, 1, 0));
+      });
+    }
   }
 
  private:
@@ -116,9 +125,11 @@ class Forward {
         w_(packed_weights(a, arena)),
         blocks_(blocks_of<T>(seq_.H)),
         width_(padded<T>(seq_.H)),
-        ranges_(static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
+        parts_(hidden_parts(a.threads, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
+        ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes / (larger(1, seq_.B / ranges_) * G *
                                                                width_ * int64_t{sizeof(T)})))) {
+    counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
     x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
@@ -128,74 +139,91 @@ class Forward {
     operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
   }
 
-  void run_rows(int64_t first, int64_t last) {
-    const int64_t width = width_, H = seq_.H;
-    T* h = h_ + first * width;
-    T* h_next = h_next_ + first * width;
-    T* c = S == 2 ? c_ + first * width : nullptr;
-    for (int64_t r = first; r < last; ++r) {
-      load_state(a_.h0, r, h + (r - first) * width);
-      if (S == 2) load_state(a_.c0, r, c + (r - first) * width);
-      if (seq_.length[r] == 0)
-        store_final(r, h + (r - first) * width, S == 2 ? c + (r - first) * width : nullptr);
-      for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
-        copy_or_zero<T>(row_of<T>(a_.y, t, seq_.batch[r]), nullptr, H);
-        if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, seq_.batch[r]), nullptr, H);
-      }
-    }
+  // Rows [first, last), through the whole sequence; every member of the team comes here.
+  void run_rows(int64_t first, int64_t last, Team team) {
+    T* h = h_ + first * width_;
+    T* h_next = h_next_ + first * width_;
+    T* c = S == 2 ? c_ + first * width_ : nullptr;
+    team.once([&] { start_rows(first, last, h, c); });
     const int64_t steps = last > first ? seq_.length[first] : 0;
     for (int64_t start = 0; start < steps; start += chunk_) {
       const int64_t end = smaller(start + chunk_, steps);
-      T* gx = input_product(first, last, start, end);
+      T* gx = input_product(first, last, start, end, team);
       for (int64_t s = start; s < end; ++s) {
         const int64_t rows = seq_.active(first, last, s);
-        if (a_.reset.present) reset_rows(first, rows, s, h, c);
-        step(first, rows, s, gx, h, h_next, c);
-        gx += rows * G * width;
+        if (a_.reset.present) team.once([&] { reset_rows(first, rows, s, h, c); });
+        step(first, rows, s, gx, h, h_next, c, team);
+        gx += rows * G * width_;
         T* done = h;
         h = h_next;
         h_next = done;
-        for (int64_t r = rows - 1; r >= 0 && seq_.length[first + r] == s + 1; --r) {
-          store_final(first + r, h + r * width, S == 2 ? c + r * width : nullptr);
-        }
       }
+    }
+  }
+
+  void start_rows(int64_t first, int64_t last, T* h, T* c) const {
+    for (int64_t r = first; r < last; ++r, h += width_) {
+      const int64_t b = seq_.batch[r];
+      load_state(a_.h0, r, h);
+      if (S == 2) load_state(a_.c0, r, c);
+      if (seq_.length[r] == 0) {
+        copy_or_zero(row_of<T>(a_.h_n, b), h, seq_.H);
+        if (S == 2) copy_or_zero(row_of<T>(a_.c_n, b), c, seq_.H);
+      }
+      for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
+        copy_or_zero<T>(row_of<T>(a_.y, t, b), nullptr, seq_.H);
+        if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, b), nullptr, seq_.H);
+      }
+      if (S == 2) c += width_;
     }
   }
 
   // gx of steps [start, end), active rows one after the other
-  T* input_product(int64_t first, int64_t last, int64_t start, int64_t end) {
+  T* input_product(int64_t first, int64_t last, int64_t start, int64_t end, Team& team) {
     const T** x = x_rows_ + first * chunk_;
     T* gx = gx_ + first * chunk_ * G * width_;
     int64_t count = 0;
-    for (int64_t s = start; s < end; ++s) {
-      const int64_t rows = seq_.active(first, last, s);
-      for (int64_t r = first; r < first + rows; ++r)
-        x[count++] = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
-    }
-    for_each_tile<G>(count, blocks_, [&](const Tile& tile) {
-      Left<T> left{{}, 1, seq_.I, 1, {0}};
-      for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m];
-      Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
-      right.init = w_.b_ih + tile.block * G * kLanes;
-      right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
-      right.out_stride = G * width_;
-      multiply<T, G>(tile.rows, tile.blocks, left, right);
+    for (int64_t s = start; s < end; ++s) count += seq_.active(first, last, s);
+    team.once([&] {
+      const T** next = x;
+      for (int64_t s = start; s < end; ++s) {
+        const int64_t rows = seq_.active(first, last, s);
+        for (int64_t r = first; r < first + rows; ++r) {
+          *next++ = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
+        }
+      }
+    });
+    team.each_part([&](int64_t part) {
+      const BlockRange range(blocks_, team, part);
+      for_each_tile<G>(count, range.first, range.last, [&](const Tile& tile) {
+        Left<T> left{{}, 1, seq_.I, 1, {0}};
+        for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m];
+        Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
+        right.init = w_.b_ih + tile.block * G * kLanes;
+        right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
+        right.out_stride = G * width_;
+        multiply<T, G>(tile.rows, tile.blocks, left, right);
+      });
     });
     return gx;
   }
 
-  void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c) {
-    if constexpr (E > 0) step_early(first, rows, gx, h);
+  void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c,
+            Team& team) {
+    if constexpr (E > 0) step_early(first, rows, gx, h, team);
     const T* operand = E > 0 ? operand_ + first * width_ : h;
-    for_each_tile<L>(rows, blocks_, [&](const Tile& tile) {
-      alignas(kAlignment) T gh[kAccumulators * kLanes];
-      recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, gh);
-      for (int m = 0; m < tile.rows; ++m) {
-        const int64_t r = tile.row + m;
-        finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
-                   gh + m * tile.blocks * L * kLanes, h + r * width_, h_next + r * width_,
-                   S == 2 ? c + r * width_ : nullptr);
-      }
+    team.each_part([&](int64_t part) {
+      const BlockRange range(blocks_, team, part);
+      for_each_tile<L>(rows, range.first, range.last, [&](const Tile& tile) {
+        alignas(kAlignment) T gh[kAccumulators * kLanes];
+        recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, gh);
+        for (int m = 0; m < tile.rows; ++m) {
+          const int64_t r = tile.row + m;
+          finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
+                     gh + m * tile.blocks * L * kLanes, h + r * width_, h_next + r * width_,
+                     S == 2 ? c + r * width_ : nullptr);
+        }
+      });
     });
   }
 
@@ -207,6 +235,9 @@ class Forward {
     T* y = row_of<T>(a_.y, t, b);
     T* c_out = S == 2 && a_.c.present ? row_of<T>(a_.c, t, b) : nullptr;
     T* reserve = R > 0 && a_.reserve.present ? row_of<T>(a_.reserve, t, b) : nullptr;
+    const bool last = s + 1 == seq_.length[row];
+    T* h_n = last ? row_of<T>(a_.h_n, b) : nullptr;
+    T* c_n = S == 2 && last ? row_of<T>(a_.c_n, b) : nullptr;
     for (int64_t j = block; j < block + blocks; ++j, gh += L * kLanes) {
       V x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
 #pragma GCC unroll 4
@@ -222,7 +253,9 @@ class Forward {
       }
       curr[0].store(h_next + j * kLanes);
       store_block(y, j, H, curr[0]);
+      if (h_n) store_block(h_n, j, H, curr[0]);
       if (S == 2) {
+        if (c_n) store_block(c_n, j, H, curr[1]);
         curr[1].store(c + j * kLanes);
         if (c_out) store_block(c_out, j, H, curr[1]);
       }
@@ -234,25 +267,29 @@ class Forward {
   }
 
   // the early gates take the place of their gx; operand_ gets the left factor of the second product
-  void step_early(int64_t first, int64_t rows, T* gx, const T* h) {
-    for_each_tile<larger_of_one(E)>(rows, blocks_, [&](const Tile& tile) {
-      alignas(kAlignment) T product[kAccumulators * kLanes];
-      recurrent_product<larger_of_one(E)>(h, tile, w_.w_early, w_.b_early, product);
-      const T* gh = product;
-      for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
-        for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
-          V x_gates[larger_of_one(E)], h_gates[larger_of_one(E)], early[larger_of_one(E)], operand;
-          T* gx_block = gx + (r * blocks_ + j) * G * kLanes;
-          for (int g = 0; g < E; ++g) {
-            x_gates[g] = V::load(gx_block + g * kLanes);
-            h_gates[g] = V::load(gh + g * kLanes);
+  void step_early(int64_t first, int64_t rows, T* gx, const T* h, Team& team) {
+    team.each_part([&](int64_t part) {
+      const BlockRange range(blocks_, team, part);
+      for_each_tile<larger_of_one(E)>(rows, range.first, range.last, [&](const Tile& tile) {
+        alignas(kAlignment) T product[kAccumulators * kLanes];
+        recurrent_product<larger_of_one(E)>(h, tile, w_.w_early, w_.b_early, product);
+        const T* gh = product;
+        for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
+          for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
+            V x_gates[larger_of_one(E)], h_gates[larger_of_one(E)], early[larger_of_one(E)],
+                operand;
+            T* gx_block = gx + (r * blocks_ + j) * G * kLanes;
+            for (int g = 0; g < E; ++g) {
+              x_gates[g] = V::load(gx_block + g * kLanes);
+              h_gates[g] = V::load(gh + g * kLanes);
+            }
+            const V prev = V::load(h + r * width_ + j * kLanes);
+            if constexpr (E > 0) Cell::forward_early(x_gates, h_gates, &prev, early, operand);
+            for (int g = 0; g < E; ++g) early[g].store(gx_block + g * kLanes);
+            operand.store(operand_ + (first + r) * width_ + j * kLanes);
           }
-          const V prev = V::load(h + r * width_ + j * kLanes);
-          if constexpr (E > 0) Cell::forward_early(x_gates, h_gates, &prev, early, operand);
-          for (int g = 0; g < E; ++g) early[g].store(gx_block + g * kLanes);
-          operand.store(operand_ + (first + r) * width_ + j * kLanes);
         }
-      }
+      });
     });
   }
 
@@ -282,17 +319,14 @@ class Forward {
     if (state.present) copy_or_zero<T>(panel, row_of<T>(state, seq_.batch[row]), seq_.H);
   }
 
-  void store_final(int64_t row, const T* h, const T* c) const {
-    copy_or_zero(row_of<T>(a_.h_n, seq_.batch[row]), h, seq_.H);
-    if (S == 2) copy_or_zero(row_of<T>(a_.c_n, seq_.batch[row]), c, seq_.H);
-  }
-
   const ForwardArgs& a_;
   Sequence seq_;
   Packed w_;
   int64_t blocks_, width_;
+  int64_t parts_;  // of the hidden units; ranges of the batch
   int ranges_;
   int64_t chunk_;
+  int64_t* counters_;
   int64_t* first_;
   const T** x_rows_;
   T *gx_, *h_, *h_next_, *c_, *operand_;

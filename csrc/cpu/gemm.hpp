@@ -168,22 +168,22 @@ struct Tile {
   bool last_blocks;
 };
 
-// Covers `rows` rows by `blocks` blocks with tiles of heights as equal as can be. Rows are
+// Covers `rows` rows by the blocks [block, last) with tiles of heights as equal as can be. Rows are
 // innermost: a block's weights are read from memory once.
 template <int G, class Body>
-void for_each_tile(int64_t rows, int64_t blocks, const Body& body) {
+void for_each_tile(int64_t rows, int64_t block, int64_t last, const Body& body) {
   if (rows == 0) return;
   const int64_t tiles = (rows + max_rows(G) - 1) / max_rows(G);
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
   const int64_t tall =
       rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
-  for (int64_t block = 0; block < blocks;) {
+  while (block < last) {
     int width = max_blocks(tallest, G);
-    while (width > blocks - block) width /= 2;
+    while (width > last - block) width /= 2;
     int64_t row = 0;
     for (int64_t i = 0; i < tiles; ++i) {
       const int height = i < tall ? tallest : tallest - 1;
-      body(Tile{row, height, block, width, i, tiles, block + width >= blocks});
+      body(Tile{row, height, block, width, i, tiles, block + width >= last});
       row += height;
     }
     block += width;
