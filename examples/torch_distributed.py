@@ -1,7 +1,8 @@
-"""Data-parallel training in several processes with torch's DistributedDataParallel, and the proof that it is right.
+"""Data-parallel training in several processes with torch's DistributedDataParallel, and the proof
+that it is right.
 
-Each rank takes its share of the batch; gradients are averaged over gloo (on GPUs: nccl). After some steps the weights
-are compared with those of one process that saw the whole batch.
+Each rank takes its share of the batch; gradients are averaged over gloo (on GPUs: nccl). After some
+steps the weights are compared with those of one process that saw the whole batch.
 
     python examples/torch_distributed.py --ranks 2 --steps 20
 """
@@ -22,7 +23,9 @@ BATCH, T, INPUT, HIDDEN = 8, 20, 6, 16
 
 
 class Tagger(torch.nn.Module):
-    """A bidirectional LSTM that says of each step whether the running sum of the input is positive."""
+    """A bidirectional LSTM that says of each step whether the running sum of the input is
+    positive.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +39,9 @@ class Tagger(torch.nn.Module):
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    x = torch.randn(BATCH, T, INPUT, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    x = torch.randn(
+        BATCH, T, INPUT, generator=torch.Generator().manual_seed(step), dtype=torch.float64
+    )
     return x, (x.sum(-1).cumsum(1) > 0).double()
 
 
@@ -80,7 +85,7 @@ def main() -> None:
         together = torch.load(Path(folder) / "weights.pt")
     alone = train(options.steps)
     difference = max((a - b).abs().max().item() for a, b in zip(together, alone, strict=True))
-    print(f"weights of {options.ranks} ranks against those of one process: largest difference {difference:.1e}")
+    print(f"{options.ranks} ranks against one process: largest difference {difference:.1e}")
 
 
 if __name__ == "__main__":

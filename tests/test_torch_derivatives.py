@@ -62,7 +62,11 @@ def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Ten
             "reset": torch.rand(T, B) < 0.3,
         }
 
-    packed = pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False) if option == "packed" else None
+    packed = (
+        pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False)
+        if option == "packed"
+        else None
+    )
     if packed is not None:
         x = packed.data  # packing itself has no forward mode
 
@@ -70,9 +74,7 @@ def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Ten
         hx = rest[: len(states)] if cell == "lstm" else rest[0]
         weights = dict(zip(names, rest[len(states) :], strict=True))
         inputs = x if packed is None else PackedSequence(x, *packed[1:])
-        return tuple(
-            tensors(torch.func.functional_call(module, weights, (inputs, hx), marks))
-        )
+        return tuple(tensors(torch.func.functional_call(module, weights, (inputs, hx), marks)))
 
     values = [x, *states, *(p.detach() for p in module.parameters())]
     return function, tuple(v.clone().requires_grad_() for v in values)
@@ -98,7 +100,9 @@ def test_second_derivatives_are_those_of_finite_differences(cell: str, option: s
 def test_forward_mode_is_that_of_finite_differences(cell: str, option: str) -> None:
     """torch.nn.LSTM on the CPU has no forward mode."""
     function, point = problem(cell, option)
-    assert gradcheck(function, point, fast_mode=True, check_forward_ad=True, check_backward_ad=False)
+    assert gradcheck(
+        function, point, fast_mode=True, check_forward_ad=True, check_backward_ad=False
+    )
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -182,7 +186,9 @@ def test_vmap_equals_a_loop(cell: str) -> None:
     torch.testing.assert_close(got, torch.stack([loss(weights, x) for x in xs]))
     module = make(cell, batch_first=True)
     unbatched = torch.randn(5, T, I, dtype=torch.float64)
-    torch.testing.assert_close(torch.func.vmap(lambda x: module(x)[0])(unbatched), module(unbatched)[0])
+    torch.testing.assert_close(
+        torch.func.vmap(lambda x: module(x)[0])(unbatched), module(unbatched)[0]
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -230,7 +236,13 @@ def test_cells_are_differentiable_in_every_way(name: str) -> None:
 
 
 def test_formula_and_core_agree_under_autocast() -> None:
-    arguments = ("lstm", False, False, torch.randn(T, B, I), list(make("lstm").float().parameters()))
+    arguments = (
+        "lstm",
+        False,
+        False,
+        torch.randn(T, B, I),
+        list(make("lstm").float().parameters()),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         results = formula_layer(*arguments)
         expected = layer(*arguments)

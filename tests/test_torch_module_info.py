@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import fastrnn.torch
 
 pytest.importorskip("expecttest", reason="torch's own samples need it")
-from torch.testing._internal.common_modules import (  # noqa: E402
+from torch.testing._internal.common_modules import (
     ModuleErrorEnum,
     ModuleInput,
     module_db,
@@ -40,7 +40,9 @@ def samples(name: str, dtype: torch.dtype, requires_grad: bool = False) -> Itera
             yield sample
 
 
-def build(name: str, sample: ModuleInput, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+def build(
+    name: str, sample: ModuleInput, dtype: torch.dtype
+) -> tuple[torch.nn.Module, torch.nn.Module]:
     arguments = sample.constructor_input
     kwargs = {**arguments.kwargs, "dtype": dtype}
     theirs = getattr(torch.nn, name)(*arguments.args, **kwargs)

@@ -1,4 +1,6 @@
-"""float16, bfloat16 and autocast: stored as asked, computed in float32, by one rule for all six classes."""
+"""float16, bfloat16 and autocast: stored as asked, computed in float32, by one rule for all six
+classes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def state(name: str, dtype: torch.dtype) -> object:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", ALL)
 def test_half_precision_is_float32_on_rounded_values(name: str, dtype: torch.dtype) -> None:
-    """Results and gradients are those of float32 from the same stored values, rounded once at the end."""
+    """Results and gradients are those of float32 from the same stored values, rounded once at the
+    end.
+    """
     module = make(name).to(dtype)
     wide = make(name)
     wide.load_state_dict(module.state_dict())
@@ -45,7 +49,9 @@ def test_half_precision_is_float32_on_rounded_values(name: str, dtype: torch.dty
         assert torch.equal(got, want.to(dtype))
     dy = [torch.randn_like(result) for result in results]
     gradients = torch.autograd.grad(results, list(module.parameters()), dy)
-    expected_gradients = torch.autograd.grad(expected, list(wide.parameters()), [d.float() for d in dy])
+    expected_gradients = torch.autograd.grad(
+        expected, list(wide.parameters()), [d.float() for d in dy]
+    )
     for got, want in zip(gradients, expected_gradients, strict=True):
         assert got.dtype is dtype
         assert torch.equal(got, want.to(dtype))
@@ -65,7 +71,9 @@ def test_half_precision_is_as_close_to_torch_as_its_rounding(name: str) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", ALL)
 def test_autocast_follows_one_rule(name: str, dtype: torch.dtype, input_dtype: torch.dtype) -> None:
-    """torch.nn on the CPU: bfloat16 from LSTM and RNN, float32 from GRU; a bfloat16 state with float32 x crashes."""
+    """torch.nn on the CPU: bfloat16 from LSTM and RNN, float32 from GRU; a bfloat16 state with
+    float32 x crashes.
+    """
     module = make(name)
     x, hx = sample(name).to(input_dtype), state(name, dtype)
     with torch.autocast("cpu", dtype):

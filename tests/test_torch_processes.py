@@ -1,4 +1,6 @@
-"""fastrnn.torch among threads and processes: torch's thread count, DataLoader workers, several ranks."""
+"""fastrnn.torch among threads and processes: torch's thread count, DataLoader workers, several
+ranks.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 import fastrnn.torch
 from fastrnn import _core
 
-T, B, I, H = 9, 4, 5, 16  # noqa: E741
+T, B, I, H = 9, 4, 5, 16
 
 
 @pytest.fixture
@@ -29,7 +31,9 @@ def two_threads() -> Any:
     torch.set_num_threads(before)
 
 
-def test_the_number_of_threads_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+def test_the_number_of_threads_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
     used = []
     forward, backward = _core.layer_forward, _core.layer_backward
     monkeypatch.setattr(_core, "layer_forward", lambda *a: (used.append(a[3]), forward(*a))[1])
@@ -82,10 +86,14 @@ class Features(Dataset[torch.Tensor]):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_data_loader_workers_compute_what_the_parent_computes(start: str, two_threads: None) -> None:
+def test_data_loader_workers_compute_what_the_parent_computes(
+    start: str, two_threads: None
+) -> None:
     module = fastrnn.torch.LSTM(I, H)
     data = Features(module)
-    expected = [data[i] for i in range(len(data))]  # the parent's own threads have run before the fork
+    expected = [
+        data[i] for i in range(len(data))
+    ]  # the parent's own threads have run before the fork
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context=start)
     for got, want in zip(loader, expected, strict=True):
         assert torch.equal(got, want)
@@ -96,7 +104,10 @@ def test_two_ranks_train_the_weights_that_one_process_trains(tmp_path: Path) -> 
     """The example itself: DistributedDataParallel over gloo, in float64, to 1e-12."""
     script = ROOT / "examples" / "torch_distributed.py"
     done = subprocess.run(
-        [sys.executable, script, "--ranks", "2", "--steps", "5"], capture_output=True, text=True, timeout=120
+        [sys.executable, script, "--ranks", "2", "--steps", "5"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "largest difference" in line)

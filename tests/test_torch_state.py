@@ -1,4 +1,6 @@
-"""What a module is beside its forward: state_dict, pickle, copies, the meta device, changed and tied weights."""
+"""What a module is beside its forward: state_dict, pickle, copies, the meta device, changed and
+tied weights.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import fastrnn.torch
 
 ALL = (*CLASSES, *CELLS)
-I, H = 4, 6  # noqa: E741
+I, H = 4, 6
 
 
 def make(name: str) -> torch.nn.Module:
@@ -36,7 +38,12 @@ def output(module: torch.nn.Module, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ALL)
 def test_state_dict_goes_both_ways(name: str) -> None:
-    ours, theirs = make(name), getattr(torch.nn, name)(I, H, **({} if name in CELLS else {"num_layers": 2, "bidirectional": True}))
+    ours, theirs = (
+        make(name),
+        getattr(torch.nn, name)(
+            I, H, **({} if name in CELLS else {"num_layers": 2, "bidirectional": True})
+        ),
+    )
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(output(theirs, name), output(ours, name))
@@ -118,7 +125,9 @@ def changes(name: str) -> dict[str, object]:
 
     return {
         "load_state_dict": lambda module: module.load_state_dict(other.state_dict()),
-        "load_state_dict assign": lambda module: module.load_state_dict(other.state_dict(), assign=True),
+        "load_state_dict assign": lambda module: module.load_state_dict(
+            other.state_dict(), assign=True
+        ),
         "optimizer step": optimizer_step,
         "in place": in_place,
         "behind autograd": behind_autograd,
@@ -159,7 +168,9 @@ def test_tied_weights_get_both_gradients(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("how", ["weight_norm", "old weight_norm", "spectral_norm", "parametrize", "prune"])
+@pytest.mark.parametrize(
+    "how", ["weight_norm", "old weight_norm", "spectral_norm", "parametrize", "prune"]
+)
 @pytest.mark.parametrize("name", ALL)
 def test_reparametrised_weights_equal_torch(name: str, how: str) -> None:
     class Half(torch.nn.Module):
@@ -200,7 +211,9 @@ def test_functional_call_uses_the_given_weights() -> None:
 def test_names_that_code_reads_are_there() -> None:
     module = make("LSTM")
     assert module.flatten_parameters() is None  # type: ignore[operator]
-    assert [w.data_ptr() for w in module._flat_weights] == [p.data_ptr() for p in module.parameters()]  # type: ignore[union-attr]
+    assert [w.data_ptr() for w in module._flat_weights] == [
+        p.data_ptr() for p in module.parameters()
+    ]  # type: ignore[union-attr]
     assert len(module.all_weights) == 4  # type: ignore[arg-type]
     assert (module.batch_first, module.proj_size, module.mode) == (False, 0, "LSTM")
 
@@ -218,7 +231,8 @@ def test_import_of_fastrnn_needs_no_torch_and_import_of_fastrnn_torch_gets_pytor
     code = (
         "import sys, fastrnn; assert 'torch' not in sys.modules\n"
         "import fastrnn.torch; import torch; assert fastrnn.torch is not torch\n"
-        "assert fastrnn.torch.modules.torch is torch and issubclass(fastrnn.torch.LSTM, torch.nn.LSTM)\n"
+        "assert fastrnn.torch.modules.torch is torch\n"
+        "assert issubclass(fastrnn.torch.LSTM, torch.nn.LSTM)\n"
         "assert 'torch._dynamo' not in sys.modules, 'it takes longer to import than torch'\n"
         "import torch._dynamo; assert torch._dynamo.config.allow_rnn\n"
     )

@@ -6,7 +6,8 @@
 >>> y.shape
 torch.Size([4, 20, 16])
 
-Importing this module sets ``torch._dynamo.config.allow_rnn = True`` (see :mod:`fastrnn.torch.dynamo`).
+Importing this module sets ``torch._dynamo.config.allow_rnn = True`` (see
+:mod:`fastrnn.torch.dynamo`).
 """
 
 from __future__ import annotations

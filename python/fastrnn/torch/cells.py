@@ -63,11 +63,15 @@ class _Cell(RNNCellBase):
 
 
 def _is_tensors(hx: Any, count: int) -> bool:
-    return isinstance(hx, tuple | list) and len(hx) == count and all(isinstance(s, Tensor) for s in hx)
+    return (
+        isinstance(hx, tuple | list) and len(hx) == count and all(isinstance(s, Tensor) for s in hx)
+    )
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):
-    """:class:`torch.nn.RNNCell` (Elman 1990), computed by fastrnn. Same arguments, names, state_dict and errors."""
+    """:class:`torch.nn.RNNCell` (Elman 1990), computed by fastrnn. Same arguments, names,
+    state_dict and errors.
+    """
 
     def _cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
@@ -80,14 +84,16 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
-    """:class:`torch.nn.LSTMCell` (Hochreiter & Schmidhuber 1997), computed by fastrnn. Same arguments, names,
-    state_dict and errors.
+    """:class:`torch.nn.LSTMCell` (Hochreiter & Schmidhuber 1997), computed by fastrnn. Same
+    arguments, names, state_dict and errors.
     """
 
     def _cell(self) -> str:
         return "lstm"
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One step. input (B, I) or (I,), hx (h, c), each (B, H) or (H,), None: zeros -> h, c."""
         usable = hx is None or _is_tensors(hx, 2)
         finals = self._step(input, hx or ()) if usable else None
@@ -95,9 +101,11 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
-    """:class:`torch.nn.GRUCell` (Cho et al. 2014), computed by fastrnn. Same arguments, names, state_dict and errors.
+    """:class:`torch.nn.GRUCell` (Cho et al. 2014), computed by fastrnn. Same arguments, names,
+    state_dict and errors.
 
-    ``reset_after=False``: the reset gate acts before the recurrent product, as in version 3 of the paper.
+    ``reset_after=False``: the reset gate acts before the recurrent product, as in version 3 of the
+    paper.
     """
 
     reset_after = True
@@ -121,7 +129,7 @@ class GRUCell(_Cell, torch.nn.GRUCell):
         h = super().forward(input, hx)  # raises, or computes what the core does not
         if not self.reset_after:
             raise NotImplementedError(
-                "GRUCell: reset_after=False is computed on the CPU in float16, bfloat16, float32 and float64 alone; "
-                f"the input is on {input.device}"
+                "GRUCell: reset_after=False is computed on the CPU in float16, bfloat16, float32 "
+                f"and float64 alone; got {input.dtype} on {input.device}"
             )
         return h

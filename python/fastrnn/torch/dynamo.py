@@ -1,8 +1,8 @@
 """Let torch.compile see our modules.
 
-Dynamo refuses every instance of torch.nn.RNN, LSTM and GRU, subclasses too and whatever their forward does, unless
-``torch._dynamo.config.allow_rnn`` is set. Importing Dynamo takes longer than importing torch, so it is set when
-somebody else imports it.
+Dynamo refuses every instance of torch.nn.RNN, LSTM and GRU, subclasses too and whatever their
+forward does, unless ``torch._dynamo.config.allow_rnn`` is set. Importing Dynamo takes longer than
+importing torch, so it is set when somebody else imports it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The layer in plain, differentiable torch operations: one step after another, the same semantics as the core's.
+"""The layer in plain, differentiable torch operations: one step after another, the same semantics
+as the core's.
 
-It serves what the fused kernels do not compute: derivatives of second and higher order, forward-mode
-differentiation, and the transforms of ``torch.func``. The equations are those of ``fastrnn.reference``.
+It serves what the fused kernels do not compute: derivatives of second and higher order,
+forward-mode differentiation, and the transforms of ``torch.func``. The equations are those of
+``fastrnn.reference``.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ def layer(
 ) -> States:
     """One layer. x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
 
-    D = 2 directions when ``bidirectional``, else 1. ``batch_first`` swaps T and B of x, y, mask, reset.
+    D = 2 directions when ``bidirectional``, else 1. ``batch_first`` swaps T and B of x, y, mask,
+    reset.
     """
     if torch._C._is_any_autocast_enabled():
         with torch.autocast(x.device.type, enabled=False):
@@ -120,7 +123,8 @@ def _layer(
     if mask is not None:
         taken = mask.unsqueeze(-1) if valid is None else valid & mask.unsqueeze(-1)
     if taken is not None:
-        x = torch.where(taken, x, 0.0)  # what is there may be NaN, and 0 * NaN would reach the weights' gradients
+        # what is there may be NaN, and 0 * NaN would reach the weights' gradients
+        x = torch.where(taken, x, 0.0)
     cleared = None if reset is None else reset.unsqueeze(-1)
     if cleared is not None and valid is not None:
         cleared = cleared & valid

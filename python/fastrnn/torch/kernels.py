@@ -15,7 +15,9 @@ RESERVE = {"lstm": 4, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu"
 
 
 def _readable(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, or a copy where its last axis is not contiguous or its sign is still to be flipped."""
+    """The tensor, or a copy where its last axis is not contiguous or its sign is still to be
+    flipped.
+    """
     if tensor is None or (tensor.stride(-1) == 1 and not tensor.is_neg()):
         return tensor
     return tensor.resolve_neg().contiguous()
@@ -43,7 +45,8 @@ def forward(
     """-> y (T, B, D*H), h_n (D, B, H), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
 
     c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`.
-    ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory was.
+    ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory
+    was.
     """
     rows, columns = x.shape[0], x.shape[1]
     T, B = (columns, rows) if batch_first else (rows, columns)
@@ -106,8 +109,7 @@ def backward(
     dh0 = x.new_empty(state) if wanted[1] else None
     dc0 = x.new_empty(state) if wanted[2] else None
     dweights = [
-        x.new_empty(w.shape) if want else None
-        for w, want in zip(weights, wanted[3:], strict=True)
+        x.new_empty(w.shape) if want else None for w, want in zip(weights, wanted[3:], strict=True)
     ]
     _core.layer_backward(
         cell,

@@ -1,13 +1,14 @@
 """One layer on tensors, by the cheapest way that is right in the place where it is called.
 
-================================================  =====================================================
-where                                             how
-================================================  =====================================================
-plain CPU tensors, no gradient wanted             the core, nothing saved
-plain CPU tensors, a gradient wanted              the core in a ``torch.autograd.Function``
-torch.compile, export, FakeTensor, meta, make_fx  the operator ``fastrnn::layer``
-torch.func transforms, forward-mode AD            the formula in torch operations
-================================================  =====================================================
+==================================  =============================================
+where                               how
+==================================  =============================================
+CPU tensors, no gradient wanted     the core, nothing saved
+CPU tensors, a gradient wanted      the core in a ``torch.autograd.Function``
+torch.compile, export, FakeTensor,
+meta, make_fx, torch.jit.trace      the operator ``fastrnn::layer``
+torch.func, forward-mode AD         the formula in torch operations
+==================================  =============================================
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ class _Layer(torch.autograd.Function):
             )
         else:
             dy, dh_n, dc_n = cotangents if len(cotangents) == 3 else (*cotangents, None)
+            cell, batch_first, bidirectional = ctx.options
             gradients = kernels.backward(
-                *ctx.options,
+                cell,
+                batch_first,
+                bidirectional,
                 x,
                 weights,
                 h0,
@@ -89,7 +93,9 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _eager(x: Tensor) -> bool:
-    """Whether the core may be called at once: there is memory to read, and nobody who must see an operator."""
+    """Whether the core may be called at once: there is memory to read, and nobody who must see an
+    operator.
+    """
     return (
         type(x) in _PLAIN
         and x.is_cpu
@@ -115,14 +121,15 @@ def layer(
 ) -> tuple[Tensor, ...]:
     """x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
 
-    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh), D times; h0, c0 (D, B, H).
-    ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64 throughout.
+    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh), D times;
+    h0, c0 (D, B, H). ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64
+    throughout.
     """
     if not _eager(x):
         inputs = x, weights, h0, c0, lengths, mask, reset
         return _elsewhere(cell, batch_first, bidirectional, *inputs)
     if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
-        return _Layer.apply(  # type: ignore[no-any-return]
+        return _Layer.apply(  # type: ignore[no-any-return, no-untyped-call]
             cell, batch_first, bidirectional, lengths, mask, reset, x, h0, c0, *weights
         )
     y, h_n, c_n, _, _ = kernels.forward(

@@ -1,7 +1,7 @@
 """RNN, LSTM and GRU with the interface of torch.nn's, computed by the core.
 
-Whatever the core does not compute (another device, another dtype, a wrong shape) goes to the forward of torch.nn's
-class, which computes it or says in its own words what is wrong.
+Whatever the core does not compute (another device, another dtype, a wrong shape) goes to the
+forward of torch.nn's class, which computes it or says in its own words what is wrong.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _NO_MARKS: Marks = (None, None, None)
 class _Recurrent(RNNBase):
     """What the three modules share. States travel as a list here: [h] or [h, c]."""
 
-    reset_after = True  # of the GRU; on the class, so that modules that torch.nn's class made have it too
+    # of the GRU; on the class, so that modules that torch.nn's class made have it too
+    reset_after = True
 
-    def forward(  # type: ignore[no-untyped-def, override]
+    def forward(  # type: ignore[no-untyped-def]
         self,
         input,
         hx=None,
@@ -43,23 +44,33 @@ class _Recurrent(RNNBase):
         """Run the whole sequence.
 
         Args:
-            input: (T, B, I), with ``batch_first`` (B, T, I); (T, I) without a batch; or a PackedSequence.
-            hx: initial state h0 (L*D, B, H), for the LSTM the pair (h0, c0); (L*D, H) without a batch; None: zeros.
-            lengths: (B,) ints in any order, 0 allowed: row b ends after ``lengths[b]`` steps. The output beyond is 0
-                and passes no gradient; the final state is the one after the last step of each row.
-            mask: bool (T, B), with ``batch_first`` (B, T): False skips the step and carries the state over.
-            reset: bool, shaped as mask: True sets the state to zero before the step; no gradient crosses.
+            input: (T, B, I), with ``batch_first`` (B, T, I); (T, I) without a batch; or a
+                PackedSequence.
+            hx: the initial state h0 (L*D, B, H), for the LSTM the pair (h0, c0); (L*D, H) without
+                a batch; None: zeros.
+            lengths: (B,) ints in any order, 0 allowed: row b ends after ``lengths[b]`` steps. The
+                output beyond is 0 and passes no gradient; the final state is the one after the
+                last step of each row.
+            mask: bool (T, B), with ``batch_first`` (B, T): False skips the step and carries the
+                state over.
+            reset: bool, shaped as mask: True sets the state to zero before the step; no gradient
+                crosses.
 
         Returns:
-            output (T, B, D*H) and h_n (L*D, B, H), for the LSTM (h_n, c_n); laid out as the input is.
+            output (T, B, D*H) and h_n (L*D, B, H), for the LSTM (h_n, c_n); laid out as the input
+            is.
 
         Raises:
             ValueError, RuntimeError: as torch.nn's class does, in the same words.
-            TypeError, ValueError: for a dtype, shape or value of lengths, mask or reset that does not fit.
+            TypeError, ValueError: for a dtype, shape or value of lengths, mask or reset that does
+            not fit.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None or mask is not None or reset is not None:
-                raise ValueError(f"{self._get_name()}: a PackedSequence cannot be combined with lengths, mask or reset")
+                raise ValueError(
+                    f"{type(self).__name__}: a PackedSequence cannot be combined with lengths, "
+                    "mask or reset"
+                )
             return self._forward_packed(input, hx)
         marked = lengths is not None or mask is not None or reset is not None
         batched = input.dim() == 3
@@ -188,9 +199,11 @@ class _Recurrent(RNNBase):
         mask: Tensor | None,
         reset: Tensor | None,
     ) -> Marks:
-        name = self._get_name()
+        name = type(self).__name__
         if not batched:
-            raise ValueError(f"{name}: lengths, mask and reset need an input with a batch dimension")
+            raise ValueError(
+                f"{name}: lengths, mask and reset need an input with a batch dimension"
+            )
         rows, columns = x.shape[0], x.shape[1]
         if lengths is not None:
             lengths = torch.as_tensor(lengths, device=x.device)
@@ -198,7 +211,9 @@ class _Recurrent(RNNBase):
                 raise TypeError(f"{name}: lengths must be of an integer dtype, got {lengths.dtype}")
             B = rows if self.batch_first else columns
             if lengths.shape != (B,):
-                raise ValueError(f"{name}: lengths must be of shape (B,) = ({B},), got {tuple(lengths.shape)}")
+                raise ValueError(
+                    f"{name}: lengths must be of shape (B,) = ({B},), got {tuple(lengths.shape)}"
+                )
         symbols = "(B, T)" if self.batch_first else "(T, B)"
         for argument, flags in (("mask", mask), ("reset", reset)):
             if flags is None:
@@ -208,22 +223,27 @@ class _Recurrent(RNNBase):
                 raise TypeError(f"{name}: {argument} must be a tensor of dtype bool, got {kind}")
             if flags.shape != (rows, columns):
                 raise ValueError(
-                    f"{name}: {argument} must be of shape {symbols} = ({rows}, {columns}), got {tuple(flags.shape)}"
+                    f"{name}: {argument} must be of shape {symbols} = ({rows}, {columns}), "
+                    f"got {tuple(flags.shape)}"
                 )
             if flags.device != x.device:
                 raise ValueError(f"{name}: {argument} must be on {x.device}, got {flags.device}")
         return lengths, mask, reset
 
     def _refuse(self, input: Any, hx: Any, marked: bool) -> Any:
-        """Leave it to torch.nn's class: it computes what the core cannot, and has the words for what is wrong."""
+        """Leave it to torch.nn's class: it computes what the core cannot, and has the words for
+        what is wrong.
+        """
         if marked or not self.reset_after:
-            is_tensor = isinstance(input, Tensor)
-            device = input.device if is_tensor else input.data.device
-            if device.type in ("cpu", "meta") and is_tensor:
+            if isinstance(input, PackedSequence):
+                input = input.data
+            device = input.device
+            if device.type in ("cpu", "meta"):
                 self._raise_as_torch(input, hx)
             raise NotImplementedError(
-                f"{self._get_name()}: lengths, mask, reset and reset_after=False are computed on the CPU in float16, "
-                f"bfloat16, float32 and float64 alone; the input is on {device}"
+                f"{type(self).__name__}: lengths, mask, reset and reset_after=False are computed "
+                f"on the CPU in float16, bfloat16, float32 and float64 alone; got {input.dtype} on "
+                f"{device}"
             )
         return super().forward(input, hx)
 
@@ -236,7 +256,7 @@ class _Recurrent(RNNBase):
         super().__init__(*args, **kwargs)
         if self.proj_size > 0:
             raise NotImplementedError(
-                f"{self._get_name()}: proj_size > 0 is not computed by fastrnn; use torch.nn.{self._get_name()} for it"
+                "LSTM: proj_size > 0 is not computed by fastrnn; use torch.nn.LSTM for it"
             )
 
 
@@ -270,7 +290,9 @@ def _pair(states: Sequence[Tensor] | None) -> tuple[Tensor | None, Tensor | None
 
 
 def _dropout(x: Tensor, p: float, batch_first: bool, rows: _Rows | None) -> Tensor:
-    """Dropout as torch.nn's modules draw it, in the order of memory of (T, B, D*H): the same seed, the same zeros."""
+    """Dropout as torch.nn's modules draw it, in the order of memory of (T, B, D*H): the same seed,
+    the same zeros.
+    """
     if rows is not None:
         return rows.pad(dropout(rows.pack(x), p))
     if batch_first:
@@ -279,25 +301,28 @@ def _dropout(x: Tensor, p: float, batch_first: bool, rows: _Rows | None) -> Tens
 
 
 class RNN(_Recurrent, torch.nn.RNN):
-    """:class:`torch.nn.RNN` (Elman 1990), computed by fastrnn. Same arguments, names, state_dict and errors.
+    """:class:`torch.nn.RNN` (Elman 1990), computed by fastrnn. Same arguments, names, state_dict
+    and errors.
 
     ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """
 
 
 class LSTM(_Recurrent, torch.nn.LSTM):
-    """:class:`torch.nn.LSTM` (Hochreiter & Schmidhuber 1997), computed by fastrnn. Same arguments, names, state_dict
-    and errors; ``proj_size`` must be 0.
+    """:class:`torch.nn.LSTM` (Hochreiter & Schmidhuber 1997), computed by fastrnn. Same arguments,
+    names, state_dict and errors; ``proj_size`` must be 0.
 
     ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """
 
 
 class GRU(_Recurrent, torch.nn.GRU):
-    """:class:`torch.nn.GRU` (Cho et al. 2014), computed by fastrnn. Same arguments, names, state_dict and errors.
+    """:class:`torch.nn.GRU` (Cho et al. 2014), computed by fastrnn. Same arguments, names,
+    state_dict and errors.
 
-    ``reset_after=False``: the reset gate acts before the recurrent product, n = tanh(W_in x + b_in + W_hn (r * h) +
-    b_hn), as in version 3 of the paper. ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
+    ``reset_after=False``: the reset gate acts before the recurrent product, n = tanh(W_in x + b_in
+    + W_hn (r * h) + b_hn), as in version 3 of the paper. ``forward`` also takes ``lengths=``,
+    ``mask=`` and ``reset=``.
     """
 
     def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:

@@ -1,7 +1,8 @@
-"""The layer as operators of torch.library, for whatever traces: torch.compile, torch.export, FakeTensor, make_fx.
+"""The layer as operators of torch.library, for whatever traces: torch.compile, torch.export,
+FakeTensor, make_fx.
 
-``fastrnn::layer`` and ``fastrnn::layer_backward`` take what :mod:`fastrnn.torch.kernels` takes. Operators return
-tensors, not None: what does not exist has no elements.
+``fastrnn::layer`` and ``fastrnn::layer_backward`` take what :mod:`fastrnn.torch.kernels` takes.
+Operators return tensors, not None: what does not exist has no elements.
 """
 
 from __future__ import annotations
@@ -16,26 +17,25 @@ from fastrnn.torch import formula, kernels
 
 __all__ = ["layer"]
 
-_library = torch.library.Library("fastrnn", "DEF")
+_library = torch.library.Library("fastrnn", "DEF")  # type: ignore[no-untyped-call]
 _INPUTS = (
-    "str cell, bool batch_first, bool bidirectional, Tensor x, Tensor[] weights, Tensor? h0, Tensor? c0, "
-    "Tensor? lengths, Tensor? mask, Tensor? reset"
+    "str cell, bool batch_first, bool bidirectional, Tensor x, Tensor[] weights, Tensor? h0, "
+    "Tensor? c0, Tensor? lengths, Tensor? mask, Tensor? reset"
 )
-_library.define(
+_library.define(  # type: ignore[no-untyped-call]
     f"layer({_INPUTS}, bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor reserve)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.define(
-    f"layer_backward({_INPUTS}, Tensor y, Tensor c, Tensor reserve, Tensor? dy, Tensor? dh_n, Tensor? dc_n, "
-    "bool[] wanted) -> Tensor[]",
+_library.define(  # type: ignore[no-untyped-call]
+    f"layer_backward({_INPUTS}, Tensor y, Tensor c, Tensor reserve, Tensor? dy, Tensor? dh_n, "
+    "Tensor? dc_n, bool[] wanted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
-    x = arguments[3]
-    marked = arguments[7] is not None or arguments[8] is not None
-    results = kernels.forward(*arguments, filled=marked)
+    x, lengths, mask = arguments[3], arguments[7], arguments[8]
+    results = kernels.forward(*(*arguments, lengths is not None or mask is not None))
     return tuple(x.new_empty(0) if result is None else result for result in results)
 
 
@@ -61,7 +61,9 @@ def _layer_fake(
         x.new_empty((D, B, H)),
         x.new_empty((D, B, H) if lstm else (0,)),
         x.new_empty((D, T, B, H) if lstm and save else (0,)),
-        x.new_empty((D, T, B, kernels.RESERVE[cell] * H) if kernels.RESERVE[cell] and save else (0,)),
+        x.new_empty(
+            (D, T, B, kernels.RESERVE[cell] * H) if kernels.RESERVE[cell] and save else (0,)
+        ),
     )
 
 
@@ -72,7 +74,7 @@ def _layer_backward(*arguments: Any) -> list[Tensor]:
         c = dc_n = None
     if not kernels.RESERVE[cell]:
         reserve = None
-    gradients = kernels.backward(*inputs, y, c, reserve, dy, dh_n, dc_n, wanted)
+    gradients = kernels.backward(*(*inputs, y, c, reserve, dy, dh_n, dc_n, wanted))
     return [gradient for gradient in gradients if gradient is not None]
 
 
@@ -85,8 +87,8 @@ def _layer_backward_fake(*arguments: Any) -> list[Tensor]:
     return [x.new_empty(shape) for shape, want in zip(shapes, wanted, strict=True) if want]
 
 
-_library.impl("layer", _layer, "CPU")
-_library.impl("layer_backward", _layer_backward, "CPU")
+_library.impl("layer", _layer, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("layer_backward", _layer_backward, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("fastrnn::layer", _layer_fake, lib=_library)
 torch.library.register_fake("fastrnn::layer_backward", _layer_backward_fake, lib=_library)
 
@@ -105,7 +107,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(*unused)
 
 
-def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, dc: Any, dreserve: Any) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: Any, dy: Any, dh_n: Any, dc_n: Any, dc: Any, dreserve: Any
+) -> tuple[Any, ...]:
     x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
     needs = ctx.needs_input_grad
     wanted = [needs[3], needs[5], needs[6], *needs[4]]
@@ -149,12 +153,15 @@ def recomputed_gradients(
     cotangents: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of x, h0, c0 and the weights by way of the formula: they can be differentiated again."""
+    """Gradients of x, h0, c0 and the weights by way of the formula: they can be differentiated
+    again.
+    """
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        # Aliases: an input may have been computed from another one, and only the direct dependence counts here.
+        # Aliases: an input may have been computed from another one, and only the direct dependence
+        # counts here.
         inputs = [None if i is None else i.view_as(i) for i in (x, h0, c0, *weights)]
-        results = formula.layer(*options, inputs[0], inputs[3:], *inputs[1:3], *marks)  # type: ignore[arg-type]
+        results = formula.layer(*(*options, inputs[0], inputs[3:], *inputs[1:3], *marks))
         pairs = [
             (result, cotangent)
             for result, cotangent in zip(results, cotangents, strict=False)
@@ -172,7 +179,10 @@ def recomputed_gradients(
                 allow_unused=True,
             )
         )
-    return [next(found) if want and i is not None else None for i, want in zip(inputs, wanted, strict=True)]
+    return [
+        next(found) if want and i is not None else None
+        for i, want in zip(inputs, wanted, strict=True)
+    ]
 
 
 torch.library.register_autograd(

@@ -1,9 +1,13 @@
-"""What a call computes in, and what it returns: the one rule for dtypes and autocast that all modules follow.
+"""What a call computes in, and what it returns: the one rule for dtypes and autocast that all
+modules follow.
 
 * float32 and float64 are computed in their own precision;
-* float16 and bfloat16 are stored so, and computed in float32 from the first step of the first layer to the last;
-* under ``torch.autocast`` any mixture of float32, float16 and bfloat16 is accepted and computed in float32 from the
-  values as they are; y and all states are returned in autocast's dtype. float64 is left alone, as autocast does.
+* float16 and bfloat16 are stored so, and computed in float32 from the first step of the first layer
+to the last;
+* under ``torch.autocast`` any mixture of float32, float16 and bfloat16 is accepted and computed in
+float32 from the
+  values as they are; y and all states are returned in autocast's dtype. float64 is left alone, as
+  autocast does.
 """
 
 from __future__ import annotations
@@ -22,11 +26,16 @@ _UP_TO_32 = (torch.float32, *_HALF)
 def dtypes(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[torch.dtype, torch.dtype] | None:
-    """(dtype of the computation, dtype of the results), or None where these tensors do not go together."""
+    """(dtype of the computation, dtype of the results), or None where these tensors do not go
+    together.
+    """
     dtype = x.dtype
-    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
-        if all(t.dtype in _UP_TO_32 for t in (x, *states, *weights)):
-            return torch.float32, torch.get_autocast_dtype(x.device.type)
+    if (
+        torch._C._is_any_autocast_enabled()
+        and torch.is_autocast_enabled(x.device.type)
+        and all(t.dtype in _UP_TO_32 for t in (x, *states, *weights))
+    ):
+        return torch.float32, torch.get_autocast_dtype(x.device.type)
     for t in states:
         if t.dtype is not dtype:
             return None

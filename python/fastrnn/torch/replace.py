@@ -31,11 +31,13 @@ class Replaced(NamedTuple):
 
 
 def replace(model: torch.nn.Module) -> Replaced:
-    """Turn every torch.nn.RNN, LSTM, GRU and cell inside ``model`` (or ``model`` itself) into fastrnn's.
+    """Turn every torch.nn.RNN, LSTM, GRU and cell inside ``model`` (or ``model`` itself) into
+    fastrnn's.
 
-    In place: each module stays the same object, with its Parameters, buffers, hooks and mode; only its class changes.
-    So optimizers, tied weights and references from elsewhere stay right. Subclasses are left as they are, for what they
-    changed could be lost, and so is ``proj_size > 0``. Returns what was replaced, and what was left and why.
+    In place: each module stays the same object, with its Parameters, buffers, hooks and mode; only
+    its class changes. So optimizers, tied weights and references from elsewhere stay right.
+    Subclasses are left as they are, for what they changed could be lost, and so is ``proj_size >
+    0``. Returns what was replaced, and what was left and why.
     """
     done = Replaced({}, {})
     for name, module in model.named_modules():
@@ -53,17 +55,20 @@ def replace(model: torch.nn.Module) -> Replaced:
 
 @contextmanager
 def patch() -> Iterator[None]:
-    """Inside, ``torch.nn.LSTM`` and the other five names are fastrnn's: models made there are made of them.
+    """Inside, ``torch.nn.LSTM`` and the other five names are fastrnn's: models made there are made
+    of them.
 
     ::
 
         with fastrnn.torch.patch():
             model = build_model()
 
-    It changes names of the module ``torch.nn`` for all threads, and puts them back at the end. Code that bound
-    ``from torch.nn import LSTM`` before keeps torch's class; :func:`replace` its model.
+    It changes names of the module ``torch.nn`` for all threads, and puts them back at the end. Code
+    that bound ``from torch.nn import LSTM`` before keeps torch's class; :func:`replace` its model.
     """
-    names = [(namespace, kind) for namespace in (torch.nn, torch.nn.modules) for kind in _COUNTERPARTS]
+    names = [
+        (namespace, kind) for namespace in (torch.nn, torch.nn.modules) for kind in _COUNTERPARTS
+    ]
     before = [getattr(namespace, kind.__name__) for namespace, kind in names]
     try:
         for namespace, kind in names:
