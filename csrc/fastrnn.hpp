@@ -82,10 +82,15 @@ struct KernelTable {
   struct PerDType {
     Kernel of[kComputeDTypes];
   };
+  struct Probe {  // the limits of one core: loops to be timed, which say how much they have done
+    int64_t (*multiply_add)(int64_t rounds);                           // -> flops
+    int64_t (*read)(const void* data, int64_t bytes, int64_t rounds);  // -> bytes
+  };
   const char* name;
   bool (*supported)();
   const PerDType* kernels;                                      // [cell]
   const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
+  const Probe* probes = nullptr;                                // [dtype]; null for CUDA
 };
 
 // The backends of this build, best first; null past the last one.

@@ -109,7 +109,7 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
-FRAMEWORKS = {"torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime"}
+FRAMEWORKS = {"torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "openvino"}
 HOMES = {"flax": "jax", "onnxruntime": "onnx"}
 
 

@@ -4,9 +4,13 @@ that it matches the reference.
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import shutil
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +24,13 @@ from fastrnn import _core, reference
 HAS_GPU = "cuda" in fastrnn.backends()
 
 
-def test_without_a_gpu_cuda_is_known_but_refused_with_the_reason() -> None:
+def test_without_a_gpu_cuda_is_refused_with_the_reason_of_this_build() -> None:
     if HAS_GPU:
         pytest.skip("there is a GPU")
-    assert "cuda" in _core.backends(compiled=True)
+    device_code = b".nv_fatbin" in Path(_core.__file__).read_bytes()
+    reason = "no CUDA device" if device_code else "fastrnn was built without CUDA"
     case = make_case("lstm", 3, 2, 4, 5, np.float32)
-    with pytest.raises(
-        ValueError, match=r"backend 'cuda' cannot run here: (no CUDA device|.*without CUDA)"
-    ):
+    with pytest.raises(ValueError, match=f"backend 'cuda' cannot run here: {reason}$"):
         fastrnn.lstm_forward(**case.inputs, backend="cuda")
 
 
@@ -36,16 +39,70 @@ def test_arrays_of_numpy_stay_on_the_cpu_unless_cuda_is_asked_for() -> None:
     assert fastrnn.lstm_forward(**case.inputs)[2].backend == fastrnn.backends()[0] != "cuda"
 
 
-def test_no_kernel_spills_registers_or_uses_local_memory(tmp_path: Path) -> None:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
+# ---------------------------------------------------------------------------------------- nvcc
+
+
+@pytest.fixture(scope="module")
+def nvcc() -> str:
+    path = shutil.which("nvcc")
+    if path is None:
         pytest.skip("no nvcc")
-    sources = ("-I", ROOT / "csrc", "-I", ROOT / "cuda", ROOT / "cuda" / "kernels.cu")
-    options = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-arch=sm_90a", "-Xptxas", "-v")
-    said = run(nvcc, *options, "-c", *sources, "-o", tmp_path / "kernels.o")
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", said)
-    assert len(frames) > 10
-    assert {int(stores) for _, stores in frames} == {0}
+    return path
+
+
+@pytest.mark.parametrize("architecture", ["80", "90a", "100"])
+def test_no_kernel_spills_registers_or_uses_local_memory(
+    architecture: str, nvcc: str, tmp_path: Path
+) -> None:
+    options = ("-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", "-Xptxas=-v")
+    target = (f"-arch=sm_{architecture}", "-cubin", "-o", tmp_path / "kernels.cubin")
+    said = run(nvcc, *options, *target, f"-I{ROOT / 'csrc'}", ROOT / "cuda" / "kernels.cu")
+    memory = re.findall(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said
+    )
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", said)]
+    assert len(memory) == len(registers) > 10
+    assert set(memory) == {("0", "0", "0")}, said
+    assert max(registers) <= 128, said  # two blocks of 256 threads on a multiprocessor
+
+
+def test_a_build_beside_nvcc_has_cuda_unasked(nvcc: str, tmp_path: Path) -> None:
+    said = run("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DFASTRNN_PYTHON=OFF")
+    assert "fastrnn: CPU + CUDA" in said
+
+
+# ---------------------------------------------------------------------------------------- a GPU
+
+
+@pytest.fixture(scope="module")
+def gpu_check() -> ModuleType:
+    """The script for a machine with a GPU."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("gpu_check")
+    monkeypatch.undo()
+    return module
+
+
+@pytest.mark.parametrize("error", [0, 1e-3])
+def test_script_for_a_gpu_fails_for_a_wrong_backend_alone(
+    error: float, gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = fastrnn.gru_backward
+
+    def wrong(*arguments: Any, **options: Any) -> fastrnn.GRUGradients:
+        gradients = right(*arguments, **options)
+        gradients.dw_hh[-1, -1] += error * np.abs(gradients.dw_hh).max()
+        return gradients
+
+    monkeypatch.setattr(fastrnn, "gru_backward", wrong)
+    output = tmp_path / "results.json"
+    status = gpu_check.main([str(output), "--backend", "scalar", "--only", "T11B9I6H19 all"])
+    report = json.loads(output.read_text())
+    failed = {record["case"].split()[0] for record in report["records"] if record["problems"]}
+    assert failed == ({"gru", "gru_reset_before"} if error else set())
+    assert status == bool(error)
+    assert report["cases"] == 2 * len(CELLS) * len(DTYPES)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -327,6 +328,42 @@ std::vector<std::string> backends(bool compiled) {
   return names;
 }
 
+const KernelTable::Probe& probe_of(const char* function, const std::optional<std::string>& name,
+                                   DType dtype) {
+  const KernelTable& backend = backend_of(name);
+  if (backend.probes == nullptr)
+    throw ValueError(std::string(function) + ": backend '" + backend.name + "' has no probe");
+  return backend.probes[dtype == DType::kFloat64];
+}
+
+int64_t probe_multiply_add(int64_t rounds, bool is_double,
+                           const std::optional<std::string>& backend) {
+  const DType dtype = is_double ? DType::kFloat64 : DType::kFloat32;
+  const KernelTable::Probe& probe = probe_of("probe_multiply_add", backend, dtype);
+  const py::gil_scoped_release release;
+  return probe.multiply_add(rounds);
+}
+
+// Memory of the kernels' own kind: it asks for huge pages as packed weights do.
+struct ProbeMemory {
+  Memory memory;
+  int64_t bytes;
+};
+
+ProbeMemory make_probe_memory(int64_t bytes) {
+  if (bytes < 0) throw ValueError("ProbeMemory: argument 'bytes' must be >= 0");
+  ProbeMemory made{allocate(bytes), bytes};
+  std::memset(made.memory.get(), 0, static_cast<size_t>(bytes));  // pages of its own to read
+  return made;
+}
+
+int64_t probe_read(const ProbeMemory& memory, int64_t rounds,
+                   const std::optional<std::string>& backend) {
+  const KernelTable::Probe& probe = probe_of("ProbeMemory.read", backend, DType::kFloat32);
+  const py::gil_scoped_release release;
+  return probe.read(memory.memory.get(), memory.bytes, rounds);
+}
+
 void py_set_num_threads(int n) {
   if (n < 1)
     throw ValueError("set_num_threads: argument 'n' must be >= 1, got " + std::to_string(n));
@@ -383,6 +420,11 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
         py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),
         py::arg("backend"), "-> (h, c | None)");
+  py::class_<ProbeMemory>(m, "ProbeMemory", "Memory to read, as the benchmark's probe does.")
+      .def(py::init(&make_probe_memory), py::arg("bytes"))
+      .def("read", &probe_read, py::arg("rounds"), py::arg("backend"), "-> bytes read");
+  m.def("probe_multiply_add", &probe_multiply_add, py::arg("rounds"), py::arg("is_double"),
+        py::arg("backend"), "Multiply-adds and nothing else, on this thread -> flops");
   m.def("backends", &backends, py::arg("compiled"),
         "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);

@@ -7,6 +7,7 @@
 #include "cells/cells.hpp"
 #include "cpu/backward.hpp"
 #include "cpu/forward.hpp"
+#include "cpu/probe.hpp"
 
 #define FASTRNN_STRING_OF(name) #name
 #define FASTRNN_STRING(name) FASTRNN_STRING_OF(name)
@@ -29,7 +30,13 @@ struct Kernels {
 };
 
 constexpr auto kKernels = per_cell<Kernels>();
-constexpr KernelTable kTable = {FASTRNN_STRING(FASTRNN_ISA), supported, kKernels.of};
+constexpr KernelTable::Probe kProbes[kComputeDTypes] = {
+    {Probe<float>::multiply_add, Probe<float>::read},
+    {Probe<double>::multiply_add, Probe<double>::read}};
+constexpr KernelTable kTable = {.name = FASTRNN_STRING(FASTRNN_ISA),
+                                .supported = supported,
+                                .kernels = kKernels.of,
+                                .probes = kProbes};
 
 }  // namespace FASTRNN_ISA
 }  // namespace

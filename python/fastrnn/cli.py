@@ -68,9 +68,30 @@ def _bench(options: argparse.Namespace) -> int:
             cells=options.cell,
             modes=options.mode,
             cases=options.case,
+            peers=options.peer,
             seconds=options.seconds,
             json_path=options.json,
         )
+
+
+def _bench_compare(options: argparse.Namespace) -> int:
+    from .bench import compare
+
+    with _complain():
+        print(compare(options.first, options.second))
+    return 0
+
+
+def _bench_plot(options: argparse.Namespace) -> int:
+    from .bench.report import plot, read
+
+    with _complain():
+        try:
+            plot(read(options.figures), options.output)
+        except ImportError as error:
+            raise CommandError(f'{error}; pip install "fastrnn[plot]"') from error
+    print(f"written to {options.output}")
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -205,14 +226,24 @@ def _parser() -> argparse.ArgumentParser:
     bench = command(
         "bench",
         _bench,
-        "Time this machine against PyTorch, if that is installed",
-        "Results are compared first, and the rounds are interleaved: both see the same machine. "
-        "A line is the median of the rounds and half their interquartile range.",
+        "Time this machine: fastrnn, its peers, and what the hardware can do",
+        "Peers are PyTorch, ONNX Runtime, OpenVINO and JAX, those that are installed. Results are "
+        "compared first, and the rounds are interleaved: all see the same machine.",
     )
     bench.add_argument("--cell", nargs="+", choices=("lstm", "gru", "rnn"), help="only these cells")
     bench.add_argument("--mode", nargs="+", choices=("infer", "train"), help="only these modes")
     bench.add_argument(
-        "--case", nargs="+", metavar="B,T,I,H,L", help="only these shapes, e.g. 1,100,64,64,1"
+        "--case",
+        nargs="+",
+        metavar="CASE",
+        help="only these shapes: B,T,I,H,L as in 1,100,64,64,1, then +lengths, +bidirectional, "
+        "+float64, +step; or a suite: shapes, more (default: all, which is both)",
+    )
+    bench.add_argument(
+        "--peer",
+        nargs="*",
+        choices=("torch", "onnxruntime", "openvino", "jax"),
+        help="only these peers",
     )
     bench.add_argument(
         "--seconds",
@@ -220,8 +251,21 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="time for one line of the table (default: %(default)s)",
     )
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    bench.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file or folder"
+    )
     threads(bench)
+    actions = bench.add_subparsers(metavar="ACTION", help="in place of a run, on files of --json:")
+    comparison = actions.add_parser("compare", help="two runs beside each other")
+    comparison.add_argument("first", type=Path, metavar="A")
+    comparison.add_argument("second", type=Path, metavar="B")
+    comparison.set_defaults(run=_bench_compare)
+    plot = actions.add_parser("plot", help="a run as a picture")
+    plot.add_argument("figures", type=Path, metavar="FILE")
+    plot.add_argument(
+        "output", type=Path, metavar="PICTURE", help="its suffix says which format: .svg, .png"
+    )
+    plot.set_defaults(run=_bench_plot)
 
     train = command(
         "train",

@@ -9,7 +9,17 @@ import numpy as np
 
 from . import _core, backends, get_num_threads
 
-_FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "matplotlib")
+_FRAMEWORKS = (
+    "torch",
+    "jax",
+    "flax",
+    "keras",
+    "tensorflow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "matplotlib",
+)
 
 
 def information() -> dict[str, str]:

@@ -1,24 +1,35 @@
-"""The table of `fastrnn bench`, and its JSON."""
+"""Run the benchmark: compare results, time those that agree, print the table, write the JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from .. import backends, get_num_threads
+from ..atomic import write_atomically
 from ..info import processor
-from .cases import CASES, CELLS, MODES, parse
-from .peers import Peer, Problem, disagreement, installed, problem
-from .timing import Timing, interleaved
-
-# torch and we both round: each may be off by a few units of float32 rounding
-_LARGEST_DISAGREEMENT = 16.0
+from . import report
+from .cases import CELLS, MODES, SUITES, choose
+from .floor import Machine, floor, level, measure
+from .peers import contestants
+from .problem import (
+    LARGEST_DISAGREEMENT,
+    Peer,
+    Problem,
+    Unsupported,
+    disagreement,
+    make_problem,
+)
+from .timing import interleaved
 
 
 def run(
@@ -26,79 +37,119 @@ def run(
     cells: Sequence[str] | None = None,
     modes: Sequence[str] | None = None,
     cases: Sequence[str] | None = None,
+    peers: Sequence[str] | None = None,
     seconds: float = 1.0,
     json_path: Path | None = None,
 ) -> int:
     """Print the table. Returns 1 if a peer's results differ from ours, else 0.
 
+    `cases` are names of cases or suites. `json_path` is a file, or a folder to write a file to that
+    is named after date and commit.
+
     Raises ValueError for a malformed case, OSError if the JSON cannot be written.
     """
-    chosen = CASES if cases is None else tuple(map(parse, cases))
-    peers = installed()
-    print(
-        f"{processor()}; {get_num_threads()} threads; "
-        + ", ".join(f"{peer.name} {peer.version}" for peer in peers)
-        + "\nmilliseconds a call: median, and half the interquartile range"
-    )
+    chosen = SUITES["all"] if cases is None else choose(tuple(cases))
+    if json_path is not None and not (json_path.is_dir() or json_path.absolute().parent.is_dir()):
+        raise FileNotFoundError(2, "no such folder to save to", str(json_path))
     busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"other processes keep {busy:.1f} cores busy: the figures are worth little")
-    print(_header(peers))
+    threads = get_num_threads()
+    found, missing = contestants(threads, peers)
+    machine = measure(threads)
+    figures = _machine(found, missing, machine) | {"load_before": busy, "results": []}
+    print(report.preamble(figures))
+    print(report.header([peer.name for peer in found]))
     lines = [
-        (cell, mode, case) for cell in cells or CELLS for mode in modes or MODES for case in chosen
+        (cell, mode, case)
+        for cell in cells or CELLS
+        for mode in modes or MODES
+        for case in chosen
+        if mode in case.modes
     ]
-    results = []
     for cell, mode, case in tqdm(lines, leave=False, disable=None):
-        timed, agree = _line(peers, problem(cell, case), mode, seconds)
-        results.append(
-            {
-                "cell": cell,
-                "mode": mode,
-                "case": case._asdict(),
-                "agree": agree,
-                "seconds": {name: timing._asdict() for name, timing in timed.items()},
-            }
-        )
-        tqdm.write(_row(f"{cell} {mode} {case.name}", timed, agree))
+        result = _line(found, make_problem(cell, case), mode, seconds, machine)
+        figures["results"].append(result)
+        tqdm.write(report.row(result, [peer.name for peer in found]))
+    print(report.summary(figures["results"]))
     if json_path is not None:
-        figures = _machine(peers) | {"load_before": busy, "results": results}
-        json_path.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if all(result["agree"] for result in results) else 1
+        path = json_path / _file_name(figures) if json_path.is_dir() else json_path
+        write_atomically(path, (json.dumps(figures, indent=1) + "\n").encode())
+        print(f"written to {path}")
+    return 1 if any(result["differ"] for result in figures["results"]) else 0
 
 
 def _line(
-    peers: Sequence[Peer], task: Problem, mode: str, seconds: float
-) -> tuple[dict[str, Timing], bool]:
-    """Compare the results, then time."""
-    runs = {peer.name: peer.prepare(task) for peer in peers}
-    calls = {name: getattr(run, mode) for name, run in runs.items()}
-    results = {name: run.to_numpy(calls[name]()) for name, run in runs.items()}
-    ours = results[peers[0].name]
-    agree = all(
-        disagreement(task, ours, theirs) <= _LARGEST_DISAGREEMENT for theirs in results.values()
-    )
-    return interleaved(calls, seconds), agree
+    found: Sequence[Peer], problem: Problem, mode: str, seconds: float, machine: Machine
+) -> dict[str, Any]:
+    """Compare the results with ours, then time those that agree."""
+    calls: dict[str, Callable[[], Any]] = {}
+    differ: dict[str, float] = {}
+    unsupported: dict[str, str] = {}
+    ours: list[Any] = []
+    for peer in found:
+        try:
+            run = peer.prepare(problem, mode)
+        except Unsupported as reason:
+            unsupported[peer.name] = str(reason)
+            continue
+        # of a second call, as it is the warm ones that are timed; copied, as it may be overwritten
+        run.call()
+        results = [np.array(array) for array in run.to_numpy(run.call())]
+        ours = ours or results
+        difference = disagreement(problem.case, ours, results)
+        if difference <= LARGEST_DISAGREEMENT:
+            calls[peer.name] = run.call
+        else:
+            differ[peer.name] = difference if difference < float("inf") else -1.0
+    least = floor(problem.cell, problem.case, mode, machine)
+    timed = interleaved(calls, seconds)
+    return {
+        "cell": problem.cell,
+        "mode": mode,
+        "case": problem.case.name,
+        "floor": least,
+        "seconds": {name: timing._asdict() for name, timing in timed.items()},
+        "share_of_floor": {name: least / timing.median for name, timing in timed.items()},
+        "differ": differ,
+        "unsupported": unsupported,
+    }
 
 
-def _header(peers: Sequence[Peer]) -> str:
-    columns = "".join(f"{peer.name:>22}" for peer in peers)
-    ratios = "".join(f"{'/ ' + peer.name:>10}" for peer in peers[1:])
-    return f"{'cell mode B,T,I,H,L':30}{columns}{ratios}"
-
-
-def _row(name: str, timed: dict[str, Timing], agree: bool) -> str:
-    """A line; the last columns are how many times faster we are."""
-    columns = "".join(f"{t.median * 1e3:>12.4f} ±{t.spread * 1e3:>8.4f}" for t in timed.values())
-    ours, *others = timed.values()
-    ratios = "".join(f"{other.median / ours.median:>9.2f}x" for other in others)
-    return f"{name:30}{columns}{ratios}{'' if agree else '  RESULTS DIFFER'}"
-
-
-def _machine(peers: Sequence[Peer]) -> dict[str, Any]:
+def _machine(found: Sequence[Peer], missing: dict[str, str], machine: Machine) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
         "processor": processor(),
-        "threads": get_num_threads(),
-        "backend": backends()[0],
-        "versions": {peer.name: peer.version for peer in peers},
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "threads": machine.threads,
+        "backend": os.environ.get("FASTRNN_BACKEND") or backends()[0],
+        "versions": {peer.name: peer.version for peer in found} | {"numpy": np.__version__},
+        "missing": missing,
+        "peak_flops": dict(machine.peak),
+        "read_bandwidth": [
+            {"bytes": size, "level": level(size), "bytes_per_second": speed}
+            for size, speed in machine.bandwidth.items()
+        ],
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code, with + where it was changed since; None if it is installed."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__)
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # or it is not this repository's
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _file_name(figures: dict[str, Any]) -> str:
+    moment = figures["date"].partition("+")[0].replace(":", "")
+    commit = figures["commit"]
+    return f"{moment}-{commit[:12] if commit else 'installed'}.json"

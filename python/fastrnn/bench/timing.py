@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,18 @@ class Timing(NamedTuple):
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
-    """Time all calls, for about `seconds` together."""
+    """Time all calls, for about `seconds` together. Garbage is collected before, not meanwhile."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _interleaved(calls, seconds)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
     start = time.perf_counter()
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
