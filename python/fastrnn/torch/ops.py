@@ -160,8 +160,10 @@ def recomputed_gradients(
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         # Aliases: an input may have been computed from another one, and only the direct dependence
         # counts here.
-        inputs = [None if i is None else i.view_as(i) for i in (x, h0, c0, *weights)]
-        results = formula.layer(*(*options, inputs[0], inputs[3:], *inputs[1:3], *marks))
+        x, *weights = (i.view_as(i) for i in (x, *weights))
+        h0, c0 = (None if i is None else i.view_as(i) for i in (h0, c0))
+        inputs = (x, h0, c0, *weights)
+        results = formula.layer(*options, x, weights, h0, c0, *marks)
         pairs = [
             (result, cotangent)
             for result, cotangent in zip(results, cotangents, strict=False)

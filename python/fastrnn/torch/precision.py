@@ -3,11 +3,10 @@ modules follow.
 
 * float32 and float64 are computed in their own precision;
 * float16 and bfloat16 are stored so, and computed in float32 from the first step of the first layer
-to the last;
+  to the last;
 * under ``torch.autocast`` any mixture of float32, float16 and bfloat16 is accepted and computed in
-float32 from the
-  values as they are; y and all states are returned in autocast's dtype. float64 is left alone, as
-  autocast does.
+  float32 from the values as they are; y and all states are returned in autocast's dtype. float64 is
+  left alone, as autocast does.
 """
 
 from __future__ import annotations
