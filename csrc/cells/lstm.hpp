@@ -18,8 +18,8 @@ struct Lstm {
   static constexpr int kReserve = 4;  // i f g o
   static constexpr int kSlots = 4;    // di df dg do, before the activation
   static constexpr int kEarly = 0;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate; }
 
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V* prev, V* curr, V* reserve) {
     const V i = sigmoid(gx[0] + gh[0]);

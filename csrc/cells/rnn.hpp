@@ -13,8 +13,8 @@ struct RnnTanh {
   static constexpr int kReserve = 0;
   static constexpr int kSlots = 1;
   static constexpr int kEarly = 0;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate; }
 
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V*, V* curr, V*) {
     curr[0] = tanh(gx[0] + gh[0]);
