@@ -48,18 +48,35 @@ struct ExchangeAPI {
   void* current_stream;
 };
 
-// The exchange API of the object's type, or null. A framework keeps it for the life of the process.
+// The exchange API of the object's type, or null. A framework keeps it for the life of the process;
+// a type that has one is remembered, for the look-up of the attribute costs more than the view.
 inline const ExchangeAPI* exchange_api(pybind11::handle object) {
-  static const char* const kName = "__dlpack_c_exchange_api__";
+  struct Known {
+    PyTypeObject* type;
+    const ExchangeAPI* api;
+  };
+  constexpr int kKnown = 4;  // torch.Tensor, Parameter
+  static thread_local Known known[kKnown] = {};
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  for (const Known& k : known) {
+    if (k.type == type) return k.api;
+  }
   PyObject* capsule =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), kName);
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
   const ExchangeAPI* api = nullptr;
   if (capsule && PyCapsule_CheckExact(capsule)) {
     api = static_cast<const ExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   }
   Py_XDECREF(capsule);
   PyErr_Clear();
-  return api && api->header.major == kMajorVersion && api->view ? api : nullptr;
+  if (!api || api->header.major != kMajorVersion || !api->view) return nullptr;
+  for (Known& k : known) {
+    if (k.type) continue;
+    Py_INCREF(type);  // for good: nobody else may get its address
+    k = {type, api};
+    break;
+  }
+  return api;
 }
 
 }  // namespace fastrnn::bindings::dlpack

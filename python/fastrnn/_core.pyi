@@ -67,6 +67,10 @@ def step(
     b_hh: object,
     backend: str | None,
 ) -> tuple[Any, Any]: ...
+class WeightCache:
+    def __init__(self) -> None: ...
+    def clear(self) -> None: ...
+
 def layer_forward(
     cell: str,
     batch_first: bool,
@@ -84,7 +88,17 @@ def layer_forward(
     c_n: object,
     c: object,
     reserve: object,
+    cache: WeightCache | None,
 ) -> None: ...
+def cell_step(
+    cell: str,
+    threads: int,
+    parameters: dict[str, Any],
+    x: object,
+    h: object,
+    c: object,
+    cache: WeightCache,
+) -> Any: ...
 def layer_backward(
     cell: str,
     batch_first: bool,

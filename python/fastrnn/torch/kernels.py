@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import _core
+from fastrnn._core import WeightCache
 
 __all__ = ["RESERVE", "backward", "forward", "step"]
 
@@ -41,12 +42,13 @@ def forward(
     reset: Tensor | None,
     save: bool,
     filled: bool = False,
+    cache: WeightCache | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """-> y (T, B, D*H), h_n (D, B, H), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
 
     c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`.
     ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory
-    was.
+    was. ``cache``: where packed weights are kept for the next call.
     """
     rows, columns = x.shape[0], x.shape[1]
     T, B = (columns, rows) if batch_first else (rows, columns)
@@ -78,6 +80,7 @@ def forward(
         c_n,
         c,
         reserve,
+        cache,
     )
     return y, h_n, c_n, c, reserve
 
@@ -101,11 +104,16 @@ def backward(
     dc_n: Tensor | None,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so."""
+    """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so. After
+    :func:`step`: y is its h, c its c.
+    """
     D = 2 if bidirectional else 1
+    B = x.shape[0] if batch_first or x.dim() == 2 else x.shape[1]
     H = weights[1].shape[1]
-    state = (D, x.shape[0] if batch_first else x.shape[1], H)
-    dx = x.new_empty((D, *x.shape)) if wanted[0] else None
+    state: tuple[int, ...] = (B, H) if x.dim() == 2 else (D, B, H)
+    dx = None
+    if wanted[0]:
+        dx = x.new_empty(x.shape if x.dim() == 2 else (D, *x.shape))
     dh0 = x.new_empty(state) if wanted[1] else None
     dc0 = x.new_empty(state) if wanted[2] else None
     dweights = [
@@ -134,7 +142,7 @@ def backward(
         dh0,
         dc0,
     )
-    if dx is not None:
+    if dx is not None and x.dim() == 3:
         dx = dx[0] if D == 1 else torch.add(dx[0], dx[1])
     return [dx, dh0, dc0, *dweights]
 
@@ -145,10 +153,14 @@ def step(
     weights: Sequence[Tensor],
     h: Tensor | None,
     c: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """One step: x (B, I), h and c (B, H) -> h, c (LSTM only)."""
-    h_n = x.new_empty((x.shape[0], weights[1].shape[1]))
+    save: bool,
+    cache: WeightCache | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One step: x (B, I), h and c (B, H) -> h, c (LSTM only), reserve (B, R*H) (with ``save``)."""
+    B, H = x.shape[0], weights[1].shape[1]
+    h_n = x.new_empty((B, H))
     c_n = torch.empty_like(h_n) if cell == "lstm" else None
+    reserve = x.new_empty((B, RESERVE[cell] * H)) if save and RESERVE[cell] else None
     _core.layer_forward(
         cell,
         False,
@@ -165,6 +177,7 @@ def step(
         h_n,
         c_n,
         None,
-        None,
+        reserve,
+        cache,
     )
-    return h_n, c_n
+    return h_n, c_n, reserve

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn.torch import formula, kernels, ops
+from fastrnn.torch.cache import WeightCache
 
-__all__ = ["layer", "step"]
+__all__ = ["eager", "layer", "step"]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -41,13 +42,25 @@ class _Layer(torch.autograd.Function):
         lengths: Tensor | None,
         mask: Tensor | None,
         reset: Tensor | None,
+        cache: WeightCache | None,
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         y, h_n, c_n, c, reserve = kernels.forward(
-            cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset, True
+            cell,
+            batch_first,
+            bidirectional,
+            x,
+            weights,
+            h0,
+            c0,
+            lengths,
+            mask,
+            reset,
+            True,
+            cache=cache,
         )
         ctx.options = cell, batch_first, bidirectional
         ctx.save_for_backward(x, h0, c0, lengths, mask, reset, y, c, reserve, *weights)
@@ -57,7 +70,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[6:]
+        wanted = ctx.needs_input_grad[7:]
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # create_graph=True
             marks = lengths, mask, reset
@@ -86,13 +99,76 @@ class _Layer(torch.autograd.Function):
                 dc_n,
                 wanted,
             )
-        return (None, None, None, None, None, None, *gradients)
+        return (None, None, None, None, None, None, None, *gradients)
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: str,
+        cache: WeightCache | None,
+        x: Tensor,
+        h: Tensor | None,
+        c: Tensor | None,
+        *weights: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        h_n, c_n, reserve = kernels.step(cell, x, weights, h, c, True, cache)
+        ctx.cell = cell
+        ctx.save_for_backward(x, h, c, h_n, c_n, reserve, *weights)
+        ctx.set_materialize_grads(False)
+        return h_n if c_n is None else (h_n, c_n)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, h, c, h_n, c_n, reserve, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        gradients: Sequence[Tensor | None]
+        if torch.is_grad_enabled():  # create_graph=True
+            h, c, dh, dc = (_sequence(t) for t in (h, c, *(*cotangents, None)[:2]))
+            dx, dh0, dc0, *dweights = ops.recomputed_gradients(
+                (ctx.cell, False, False),
+                x.unsqueeze(0),
+                h,
+                c,
+                weights,
+                (None, None, None),
+                (None, dh, dc),
+                wanted,
+            )
+            gradients = [*(None if g is None else g.squeeze(0) for g in (dx, dh0, dc0)), *dweights]
+        else:
+            dh, dc = (*cotangents, None)[:2]
+            gradients = kernels.backward(
+                ctx.cell,
+                False,
+                False,
+                x,
+                weights,
+                h,
+                c,
+                None,
+                None,
+                None,
+                h_n,
+                c_n,
+                reserve,
+                None,
+                dh,
+                dc,
+                wanted,
+            )
+        return (None, None, *gradients)
+
+
+def _sequence(step: Tensor | None) -> Tensor | None:
+    return None if step is None else step.unsqueeze(0)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _eager(x: Tensor) -> bool:
+def eager(x: Tensor) -> bool:
     """Whether the core may be called at once: there is memory to read, and nobody who must see an
     operator.
     """
@@ -118,6 +194,7 @@ def layer(
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
+    cache: WeightCache | None = None,
 ) -> tuple[Tensor, ...]:
     """x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
 
@@ -125,15 +202,26 @@ def layer(
     h0, c0 (D, B, H). ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64
     throughout.
     """
-    if not _eager(x):
+    if not eager(x):
         inputs = x, weights, h0, c0, lengths, mask, reset
         return _elsewhere(cell, batch_first, bidirectional, *inputs)
     if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
         return _Layer.apply(  # type: ignore[no-any-return, no-untyped-call]
-            cell, batch_first, bidirectional, lengths, mask, reset, x, h0, c0, *weights
+            cell, batch_first, bidirectional, lengths, mask, reset, cache, x, h0, c0, *weights
         )
     y, h_n, c_n, _, _ = kernels.forward(
-        cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset, False
+        cell,
+        batch_first,
+        bidirectional,
+        x,
+        weights,
+        h0,
+        c0,
+        lengths,
+        mask,
+        reset,
+        False,
+        cache=cache,
     )
     return (y, h_n) if c_n is None else (y, h_n, c_n)
 
@@ -166,13 +254,16 @@ def step(
     cell: str,
     x: Tensor,
     weights: Sequence[Tensor],
-    h: Tensor | None,
+    h: Tensor | None = None,
     c: Tensor | None = None,
+    cache: WeightCache | None = None,
 ) -> tuple[Tensor, ...]:
     """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
-    if _eager(x) and not (torch.is_grad_enabled() and _needs_gradient(x, weights, h, c)):
-        h_n, c_n = kernels.step(cell, x, weights, h, c)
+    if eager(x):
+        if torch.is_grad_enabled() and _needs_gradient(x, weights, h, c):
+            found = _Step.apply(cell, cache, x, h, c, *weights)  # type: ignore[no-untyped-call]
+            return found if isinstance(found, tuple) else (found,)
+        h_n, c_n, _ = kernels.step(cell, x, weights, h, c, False, cache)
         return (h_n,) if c_n is None else (h_n, c_n)
-    states = [None if s is None else s.unsqueeze(0) for s in (h, c)]
-    _, *finals = layer(cell, False, False, x.unsqueeze(0), weights, *states)
+    _, *finals = layer(cell, False, False, x.unsqueeze(0), weights, _sequence(h), _sequence(c))
     return tuple(final.squeeze(0) for final in finals)

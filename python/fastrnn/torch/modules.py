@@ -15,6 +15,7 @@ from torch.nn.functional import dropout
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn.torch.cache import Cached, WeightCache
 from fastrnn.torch.layer import layer
 from fastrnn.torch.precision import computable, convert, dtypes
 
@@ -26,7 +27,7 @@ Marks = tuple[Tensor | None, Tensor | None, Tensor | None]
 _NO_MARKS: Marks = (None, None, None)
 
 
-class _Recurrent(RNNBase):
+class _Recurrent(Cached, RNNBase):
     """What the three modules share. States travel as a list here: [h] or [h, c]."""
 
     # of the GRU; on the class, so that modules that torch.nn's class made have it too
@@ -136,14 +137,21 @@ class _Recurrent(RNNBase):
         layers, D = self.num_layers, 2 if self.bidirectional else 1
         each = len(weights) // layers
         cell = self._cell()
+        caches: Sequence[WeightCache | None] = [None] * layers
+        if not torch.compiler.is_compiling():
+            caches = self._layer_caches(layers)
         if layers == 1:
-            y, *finals = layer(cell, batch_first, D == 2, x, weights, *_pair(states), *marks)
+            y, *finals = layer(
+                cell, batch_first, D == 2, x, weights, *_pair(states), *marks, caches[0]
+            )
             return y, finals
         per_layer: list[Sequence[Tensor]] = []
         for index in range(layers):
             own = weights[index * each : (index + 1) * each]
             given = [s[index * D : (index + 1) * D] for s in states] if states else None
-            x, *finals = layer(cell, batch_first, D == 2, x, own, *_pair(given), *marks)
+            x, *finals = layer(
+                cell, batch_first, D == 2, x, own, *_pair(given), *marks, caches[index]
+            )
             per_layer.append(finals)
             if self.dropout > 0 and self.training and index + 1 < layers:
                 x = _dropout(x, self.dropout, batch_first, rows)

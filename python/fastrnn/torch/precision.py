@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["computable", "convert", "dtypes"]
+__all__ = ["autocast", "computable", "convert", "dtypes"]
 
 _HALF = (torch.float16, torch.bfloat16)
 _UP_TO_32 = (torch.float32, *_HALF)
@@ -30,7 +30,7 @@ def dtypes(
     """
     dtype = x.dtype
     if (
-        torch._C._is_any_autocast_enabled()
+        autocast()
         and torch.is_autocast_enabled(x.device.type)
         and all(t.dtype in _UP_TO_32 for t in (x, *states, *weights))
     ):
@@ -44,6 +44,11 @@ def dtypes(
     if dtype is torch.float32 or dtype is torch.float64:
         return dtype, dtype
     return (torch.float32, dtype) if dtype in _HALF else None
+
+
+def autocast() -> bool:
+    """Whether autocast is on, on any device."""
+    return torch._C._is_any_autocast_enabled()
 
 
 def computable(x: Tensor, weight: Tensor) -> bool:
