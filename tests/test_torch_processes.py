@@ -35,14 +35,26 @@ def test_the_number_of_threads_is_that_of_torch(
     monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
     used = []
-    forward, backward = _core.layer_forward, _core.layer_backward
-    monkeypatch.setattr(_core, "layer_forward", lambda *a: (used.append(a[3]), forward(*a))[1])
-    monkeypatch.setattr(_core, "layer_backward", lambda *a: (used.append(a[3]), backward(*a))[1])
-    module = fastrnn.torch.LSTM(I, H)
-    module(torch.randn(T, B, I))[0].sum().backward()
-    torch.set_num_threads(1)
-    module(torch.randn(T, B, I))[0].sum().backward()
-    assert used == [2, 2, 1, 1]
+    for name, at in (
+        ("layer_forward", 3),
+        ("layer_backward", 3),
+        ("stack_forward", 3),
+        ("cell_step", 1),
+    ):
+        original = getattr(_core, name)
+        monkeypatch.setattr(
+            _core,
+            name,
+            lambda *a, original=original, at=at: (used.append(a[at]), original(*a))[1],
+        )
+    module, cell = fastrnn.torch.LSTM(I, H), fastrnn.torch.GRUCell(I, H)
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        module(torch.randn(T, B, I))[0].sum().backward()
+        with torch.no_grad():
+            module(torch.randn(T, B, I)), cell(torch.randn(B, I))
+        assert used == [threads] * 4
+        used.clear()
 
 
 @pytest.mark.parametrize("name", CLASSES)

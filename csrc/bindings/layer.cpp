@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "bindings/weight_cache.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn::bindings {
 namespace {
@@ -28,16 +30,72 @@ std::optional<DType> dtype_of(dlpack::DataType dtype) {
   return {};
 }
 
-// A layer's tensors; `d` is the direction: 0 forward, 1 reverse.
-//   x [T, B, I]  y [T, B, D*H]  dx [D, T, B, I]        T and B swapped with batch_first
-//   h0, c0, h_n, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, R*H]
-//   weights: w_ih, w_hh (, b_ih, b_hh), D times
-// One step has x, dx [B, I], states [B, H], reserve [B, R*H]; its y and c are h_n and c_n.
 struct Shape {
   int rank;
   int64_t size[kMaxRank];
 };
 
+// Python strings for the names that every call looks up; they live as long as the process.
+struct Names {
+  std::array<PyObject*, WeightCache::kWeights> weights = {
+      PyUnicode_InternFromString("weight_ih"), PyUnicode_InternFromString("weight_hh"),
+      PyUnicode_InternFromString("bias_ih"), PyUnicode_InternFromString("bias_hh")};
+  PyObject* is_neg = PyUnicode_InternFromString("is_neg");
+  PyObject* new_empty = PyUnicode_InternFromString("new_empty");
+};
+
+const Names& names() {
+  static const Names made;
+  return made;
+}
+
+py::object own(PyObject* result) {
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+// An uninitialised tensor of the dtype of `like`.
+py::object new_tensor(py::handle like, const Shape& shape) {
+  py::tuple sizes(shape.rank);
+  for (int i = 0; i < shape.rank; ++i)
+    PyTuple_SET_ITEM(sizes.ptr(), i, PyLong_FromLongLong(shape.size[i]));
+  return own(PyObject_CallMethodOneArg(like.ptr(), names().new_empty, sizes.ptr()));
+}
+
+// The same of the shape of `like`, which is dense: half the time.
+py::object tensor_like(py::handle like) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> empty_like;
+  const py::object& function = empty_like
+                                   .call_once_and_store_result([] {
+                                     return py::module_::import("torch").attr("empty_like");
+                                   })
+                                   .get_stored();
+  return own(PyObject_CallOneArg(function.ptr(), like.ptr()));
+}
+
+bool negated(py::handle tensor) {  // DLPack does not tell that the sign is still to be flipped
+  return !tensor.is_none() &&
+         own(PyObject_CallMethodNoArgs(tensor.ptr(), names().is_neg)).ptr() == Py_True;
+}
+
+// The tensors of a list or a tuple, borrowed.
+struct Tensors {
+  PyObject** items;
+  size_t count;
+};
+
+Tensors tensors_of(const char* function, const char* name, py::handle sequence) {
+  if (!PyList_Check(sequence.ptr()) && !PyTuple_Check(sequence.ptr()))
+    throw TypeError(argument(function, name) + " must be a list or a tuple of tensors");
+  return {PySequence_Fast_ITEMS(sequence.ptr()),
+          static_cast<size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()))};
+}
+
+// A layer's tensors; `d` is the direction: 0 forward, 1 reverse.
+//   x [T, B, I]  y [T, B, D*H]  dx [D, T, B, I]        T and B swapped with batch_first
+//   h0, c0, h_n, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, R*H]
+//   weights: w_ih, w_hh (, b_ih, b_hh), D times
+// One step has x, dx [B, I], states [B, H], reserve [B, R*H]; its y and c are h_n and c_n.
 struct Layer {
   const char* function;
   int cell = 0;
@@ -82,7 +140,7 @@ struct Layer {
     return tensor;
   }
 
-  // a result: its shape is known, it is written densely
+  // what a forward call returned: its shape is known, it was written densely
   Tensor take(const char* name, py::handle object, const Shape& shape, DType dtype) {
     Tensor tensor = take(name, object);
     if (!tensor.present) return tensor;
@@ -120,9 +178,15 @@ struct Layer {
     return tensor;
   }
 
-  Shape in_layout(Shape shape) const {
-    if (batch_first) std::swap(shape.size[shape.rank - 3], shape.size[shape.rank - 2]);
-    return shape;
+  Shape sequence_shape(int64_t T, int64_t B, int64_t last) const {
+    if (step) return {2, {B, last}};
+    return batch_first ? Shape{3, {B, T, last}} : Shape{3, {T, B, last}};
+  }
+  Shape state_shape(int64_t B, int64_t H) const {
+    return step ? Shape{2, {B, H}} : Shape{3, {directions, B, H}};
+  }
+  Shape saved_shape(int64_t T, int64_t B, int64_t last) const {
+    return step ? Shape{2, {B, last}} : Shape{4, {directions, T, B, last}};
   }
 
   // tensor[d], for a tensor whose first axis is the direction
@@ -140,8 +204,8 @@ struct Layer {
     return tensor;
   }
 
-  // the same of c, reserve and dx, [D, T, B, ..]
-  Tensor sequence_at(const Tensor& tensor, const char* name, int d) const {
+  // the same of c and reserve, [D, T, B, ..]
+  Tensor saved_at(const Tensor& tensor, const char* name, int d) const {
     return step ? time_major(tensor) : at(tensor, name, d);
   }
 
@@ -155,45 +219,39 @@ struct Layer {
   }
 };
 
-// The tensors of a list or a tuple, borrowed.
-struct Tensors {
-  PyObject** items;
-  size_t count;
-};
-
-Tensors tensors_of(const char* function, const char* name, py::handle sequence) {
-  if (!PyList_Check(sequence.ptr()) && !PyTuple_Check(sequence.ptr()))
-    throw TypeError(argument(function, name) + " must be a list or a tuple of tensors");
-  return {PySequence_Fast_ITEMS(sequence.ptr()),
-          static_cast<size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()))};
-}
-
 struct Inputs {
   Tensor x, h0, c0, lengths, mask, reset;
+  Tensors objects;  // the weights as Python has them
   std::array<Tensor, 2 * WeightCache::kWeights> weights;
   size_t each;  // of a direction
 };
 
-Inputs take_inputs(Layer& layer, py::handle x, Tensors weights, py::handle h0, py::handle c0,
-                   py::handle lengths, py::handle mask, py::handle reset) {
+void take_weights(Layer& layer, Tensors objects, Inputs& in) {
+  in.objects = objects;
+  const size_t directions = static_cast<size_t>(layer.directions);
+  in.each = objects.count / directions;
+  if (objects.count % directions != 0 || (in.each != 2 && in.each != WeightCache::kWeights)) {
+    throw ValueError(argument(layer.function, "weights") +
+                     " must be w_ih, w_hh and perhaps b_ih, b_hh of each direction");
+  }
+  static const char* const kNames[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
+  for (size_t i = 0; i < objects.count; ++i)
+    in.weights[i] = layer.take(kNames[i % in.each], objects.items[i]);
+}
+
+Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0) {
   Inputs in;
   in.x = layer.unit_last_stride("x", layer.take("x", x));
   layer.step = in.x.rank == 2;
   in.h0 = layer.unit_last_stride("h0", layer.take("h0", h0));
   in.c0 = layer.unit_last_stride("c0", layer.take("c0", c0));
+  return in;
+}
+
+void take_marks(Layer& layer, py::handle lengths, py::handle mask, py::handle reset, Inputs& in) {
   in.lengths = layer.unit_last_stride("lengths", layer.take("lengths", lengths));
   in.mask = layer.take("mask", mask);
   in.reset = layer.take("reset", reset);
-  const size_t directions = static_cast<size_t>(layer.directions);
-  in.each = weights.count / directions;
-  if (weights.count % directions != 0 || (in.each != 2 && in.each != WeightCache::kWeights)) {
-    throw ValueError(argument(layer.function, "weights") +
-                     " must be w_ih, w_hh and perhaps b_ih, b_hh of each direction");
-  }
-  static const char* const kNames[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
-  for (size_t i = 0; i < weights.count; ++i)
-    in.weights[i] = layer.take(kNames[i % in.each], weights.items[i]);
-  return in;
 }
 
 ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
@@ -218,6 +276,42 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   return a;
 }
 
+// A layer's checked calls, one for each direction.
+struct Calls {
+  std::array<ForwardArgs, 2> of;
+  int64_t T, B, H;
+
+  Calls(const Layer& layer, const Inputs& in) {
+    for (int d = 0; d < layer.directions; ++d)
+      of[static_cast<size_t>(d)] = forward_args(layer, in, d);
+    T = of[0].x.shape[0], B = of[0].x.shape[1], H = of[0].w_hh.shape[1];
+  }
+};
+
+struct Outputs {
+  Tensor y, h_n, c_n, c, reserve;  // y in the caller's layout
+};
+
+void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
+         WeightCache* cache) {
+  const KernelTable& backend = find_backend(nullptr);
+  const Tensor y = layer.time_major(layer.step ? out.h_n : out.y);
+  std::array<WeightCache::Kept, 2> kept;
+  for (int d = 0; d < layer.directions; ++d) {
+    const auto i = static_cast<size_t>(d);
+    ForwardArgs& a = calls.of[i];
+    a.y = layer.columns(y, calls.H, d);
+    a.h_n = layer.at(out.h_n, "h_n", d);
+    a.c_n = layer.at(out.c_n, "c_n", d);
+    a.c = layer.saved_at(layer.step ? out.c_n : out.c, "c", d);
+    a.reserve = layer.saved_at(out.reserve, "reserve", d);
+    if (cache) kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
+    if (kept[i]) a.packed = kept[i]->packed.get();
+  }
+  const py::gil_scoped_release release;
+  for (int d = 0; d < layer.directions; ++d) forward(backend, calls.of[static_cast<size_t>(d)]);
+}
+
 int find_cell(const std::string& name) {
   for (int i = 0; cell_info(i); ++i) {
     if (name == cell_info(i)->name) return i;
@@ -225,85 +319,66 @@ int find_cell(const std::string& name) {
   throw ValueError("no cell is called '" + name + "'");
 }
 
-void layer_forward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
-                   py::handle x, py::handle weights, py::handle h0, py::handle c0,
-                   py::handle lengths, py::handle mask, py::handle reset, py::handle y,
-                   py::handle h_n, py::handle c_n, py::handle c, py::handle reserve,
-                   WeightCache* cache) {
-  Layer layer{"layer_forward", find_cell(cell), batch_first, false, bidirectional ? 2 : 1, threads};
-  const Tensors given = tensors_of(layer.function, "weights", weights);
-  const Inputs in = take_inputs(layer, x, given, h0, c0, lengths, mask, reset);
-  std::array<ForwardArgs, 2> calls;
-  for (int d = 0; d < layer.directions; ++d)
-    calls[static_cast<size_t>(d)] = forward_args(layer, in, d);
-
-  const int64_t D = layer.directions, T = calls[0].x.shape[0], B = calls[0].x.shape[1],
-                H = calls[0].w_hh.shape[1];
-  const DType dtype = in.x.dtype;
-  const CellInfo& info = layer.info();
-  const auto per_state = [&](int64_t size) {
-    return layer.step ? Shape{2, {B, size}} : Shape{3, {D, B, size}};
-  };
-  const auto per_step = [&](int64_t size) {
-    return layer.step ? Shape{2, {B, size}} : Shape{4, {D, T, B, size}};
-  };
-  const Tensor h_n_ = layer.take("h_n", h_n, per_state(H), dtype),
-               c_n_ = layer.take("c_n", c_n, per_state(H), dtype);
-  const Tensor y_ = layer.time_major(
-      layer.step ? h_n_ : layer.take("y", y, layer.in_layout({3, {T, B, D * H}}), dtype));
-  const Tensor c_ = layer.step ? c_n_ : layer.take("c", c, per_step(H), dtype);
-  const Tensor reserve_ = layer.take("reserve", reserve, per_step(info.reserve * H), dtype);
-  const bool has_c = info.states == 2;
-  if (!h_n_.present || !y_.present || has_c != c_n_.present ||
-      (reserve_.present && has_c != c_.present)) {
-    throw ValueError("layer_forward: a result is missing");
-  }
-  const KernelTable& backend = find_backend(nullptr);
-  std::array<WeightCache::Kept, 2> kept;
-  for (int d = 0; d < layer.directions; ++d) {
-    const auto i = static_cast<size_t>(d);
-    ForwardArgs& a = calls[i];
-    a.h_n = layer.at(h_n_, "h_n", d);
-    a.c_n = layer.at(c_n_, "c_n", d);
-    a.c = layer.sequence_at(c_, "c", d);
-    a.reserve = layer.sequence_at(reserve_, "reserve", d);
-    a.y = layer.columns(y_, H, d);
-    if (cache) kept[i] = cache->find(d, backend, a, given.items + i * in.each);
-    if (kept[i]) a.packed = kept[i]->packed.get();
-  }
-  const py::gil_scoped_release release;
-  for (int d = 0; d < layer.directions; ++d) forward(backend, calls[static_cast<size_t>(d)]);
+Layer new_layer(const char* function, const std::string& cell, bool batch_first, bool bidirectional,
+                int threads) {
+  return {function, find_cell(cell), batch_first, false, bidirectional ? 2 : 1, threads};
 }
 
-void layer_backward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
-                    py::handle x, py::handle weights, py::handle h0, py::handle c0,
-                    py::handle lengths, py::handle mask, py::handle reset, py::handle y,
-                    py::handle c, py::handle reserve, py::handle dy, py::handle dh_n,
-                    py::handle dc_n, py::handle dx, py::handle dweights, py::handle dh0,
-                    py::handle dc0) {
-  Layer layer{"layer_backward",      find_cell(cell), batch_first, false,
-              bidirectional ? 2 : 1, threads};
-  const Tensors given = tensors_of(layer.function, "weights", weights);
-  const Tensors results = tensors_of(layer.function, "dweights", dweights);
-  const Inputs in = take_inputs(layer, x, given, h0, c0, lengths, mask, reset);
+// -> (y, h_n, c_n, c, reserve), None for what there is not
+py::tuple layer_forward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
+                        py::handle x, py::handle weights, py::handle h0, py::handle c0,
+                        py::handle lengths, py::handle mask, py::handle reset, bool save,
+                        bool filled, WeightCache* cache) {
+  Layer layer = new_layer("layer_forward", cell, batch_first, bidirectional, threads);
+  Inputs in = take_inputs(layer, x, h0, c0);
+  take_marks(layer, lengths, mask, reset, in);
+  take_weights(layer, tensors_of(layer.function, "weights", weights), in);
+  Calls calls(layer, in);
+  const int64_t T = calls.T, B = calls.B, H = calls.H;
   const CellInfo& info = layer.info();
-  if (results.count != given.count)
-    throw ValueError("layer_backward: as many gradients as weights are needed");
-  std::vector<BackwardArgs> calls(static_cast<size_t>(layer.directions));
-  for (int d = 0; d < layer.directions; ++d)
-    calls[static_cast<size_t>(d)].forward = forward_args(layer, in, d);
+  const bool has_c = info.states == 2;
 
-  const ForwardArgs& f = calls[0].forward;
-  const int64_t D = layer.directions, T = f.x.shape[0], B = f.x.shape[1], I = f.x.shape[2],
-                H = f.w_hh.shape[1];
+  py::object y = py::none(), c_n = py::none(), c = py::none(), reserve = py::none();
+  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, layer.directions * H));
+  const py::object h_n = new_tensor(x, layer.state_shape(B, H));
+  if (has_c) c_n = tensor_like(h_n);
+  if (has_c && save && !layer.step) c = new_tensor(x, layer.saved_shape(T, B, H));
+  if (info.reserve > 0 && save) {
+    reserve = new_tensor(x, layer.saved_shape(T, B, info.reserve * H));
+  }
+  const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
+                       layer.take("c", c), layer.take("reserve", reserve)};
+  if (filled && out.reserve.present) {
+    const int64_t count = layer.directions * T * B * info.reserve * H;
+    std::memset(out.reserve.data, 0,
+                static_cast<size_t>(count * kItemSize[static_cast<int>(in.x.dtype)]));
+  }
+  run(layer, in, calls, out, cache);
+  return py::make_tuple(y, h_n, c_n, c, reserve);
+}
+
+// -> [dx, dh0, dc0, *dweights], None for what is not wanted; dx [D, T, B, I] for two directions
+py::list layer_backward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
+                        py::handle x, py::handle weights, py::handle h0, py::handle c0,
+                        py::handle lengths, py::handle mask, py::handle reset, py::handle y,
+                        py::handle c, py::handle reserve, py::handle dy, py::handle dh_n,
+                        py::handle dc_n, const std::vector<bool>& wanted) {
+  Layer layer = new_layer("layer_backward", cell, batch_first, bidirectional, threads);
+  Inputs in = take_inputs(layer, x, h0, c0);
+  take_marks(layer, lengths, mask, reset, in);
+  take_weights(layer, tensors_of(layer.function, "weights", weights), in);
+  Calls calls(layer, in);
+  const int64_t D = layer.directions, T = calls.T, B = calls.B, I = in.x.shape[in.x.rank - 1],
+                H = calls.H;
+  const CellInfo& info = layer.info();
   const DType dtype = in.x.dtype;
-  const auto per_step = [&](int64_t size) {
-    return layer.step ? Shape{2, {B, size}} : Shape{4, {D, T, B, size}};
-  };
-  const Tensor y_ = layer.time_major(
-      layer.take("y", y, layer.step ? per_step(H) : layer.in_layout({3, {T, B, D * H}}), dtype));
-  const Tensor c_ = layer.take("c", c, per_step(H), dtype);
-  const Tensor reserve_ = layer.take("reserve", reserve, per_step(info.reserve * H), dtype);
+  if (wanted.size() != 3 + in.objects.count)
+    throw ValueError(argument(layer.function, "wanted") + " must be of x, h0, c0 and the weights");
+
+  const Tensor y_ = layer.time_major(layer.take("y", y, layer.sequence_shape(T, B, D * H), dtype));
+  const Tensor c_ = layer.take("c", c, layer.saved_shape(T, B, H), dtype);
+  const Tensor reserve_ =
+      layer.take("reserve", reserve, layer.saved_shape(T, B, info.reserve * H), dtype);
   if (!y_.present || (info.states == 2) != c_.present || (info.reserve > 0 && !reserve_.present)) {
     throw ValueError("layer_backward: y, c or reserve is missing");
   }
@@ -313,77 +388,124 @@ void layer_backward(const std::string& cell, bool batch_first, bool bidirectiona
   }
   const Tensor dh_n_ = layer.unit_last_stride("dh_n", layer.take("dh_n", dh_n));
   const Tensor dc_n_ = layer.unit_last_stride("dc_n", layer.take("dc_n", dc_n));
-  const Shape state = layer.step ? Shape{2, {B, H}} : Shape{3, {D, B, H}};
-  const Tensor dx_ =
-      layer.take("dx", dx, layer.step ? per_step(I) : layer.in_layout({4, {D, T, B, I}}), dtype);
-  const Tensor dh0_ = layer.take("dh0", dh0, state, dtype),
-               dc0_ = layer.take("dc0", dc0, state, dtype);
-  const size_t each = in.each;
-  const auto dweight = [&](int d, size_t i, const Shape& shape) {
-    return i < each ? layer.take("dweights", results.items[static_cast<size_t>(d) * each + i],
-                                 shape, dtype)
-                    : Tensor{};
+
+  py::list gradients(wanted.size());
+  const auto gradient = [&](size_t i, const Shape& shape) -> Tensor {
+    if (!wanted[i]) return {};
+    gradients[i] = new_tensor(x, shape);
+    return layer.take("gradient", gradients[i]);
   };
+  for (size_t i = 0; i < wanted.size(); ++i) gradients[i] = py::none();
+  const bool two_dx = D == 2;
+  Shape dx_shape = layer.sequence_shape(T, B, I);
+  if (two_dx) dx_shape = {4, {D, dx_shape.size[0], dx_shape.size[1], I}};
+  const Tensor dx_ = gradient(0, dx_shape);
+  const Tensor dh0_ = gradient(1, layer.state_shape(B, H));
+  const Tensor dc0_ = gradient(2, layer.state_shape(B, H));
+
+  std::array<BackwardArgs, 2> backward_calls;
   const int64_t GH = info.gates * H;
   for (int d = 0; d < layer.directions; ++d) {
-    BackwardArgs& a = calls[static_cast<size_t>(d)];
+    BackwardArgs& a = backward_calls[static_cast<size_t>(d)];
+    a.forward = calls.of[static_cast<size_t>(d)];
     a.forward.y = layer.columns(y_, H, d);
-    a.forward.c = layer.sequence_at(c_, "c", d);
-    a.forward.reserve = layer.sequence_at(reserve_, "reserve", d);
+    a.forward.c = layer.saved_at(c_, "c", d);
+    a.forward.reserve = layer.saved_at(reserve_, "reserve", d);
     a.dy = layer.columns(dy_, H, d);
     a.dh_n = layer.at(dh_n_, "dh_n", d);
     a.dc_n = layer.at(dc_n_, "dc_n", d);
     check_backward(layer.function, a, batch_first ? Layout::kBatchFirst : Layout::kTimeMajor);
-    a.dx = layer.time_major(layer.at(dx_, "dx", d));  // at() of a step is the step itself
-    a.dw_ih = dweight(d, 0, {2, {GH, I}});
-    a.dw_hh = dweight(d, 1, {2, {GH, H}});
-    a.db_ih = dweight(d, 2, {1, {GH}});
-    a.db_hh = dweight(d, 3, {1, {GH}});
+    const size_t w = 3 + static_cast<size_t>(d) * in.each;
+    a.dw_ih = gradient(w, {2, {GH, I}});
+    a.dw_hh = gradient(w + 1, {2, {GH, H}});
+    if (in.each == WeightCache::kWeights) {
+      a.db_ih = gradient(w + 2, {1, {GH}});
+      a.db_hh = gradient(w + 3, {1, {GH}});
+    }
+    a.dx = layer.time_major(two_dx ? layer.at(dx_, "dx", d) : dx_);
     a.dh0 = layer.at(dh0_, "dh0", d);
     a.dc0 = layer.at(dc0_, "dc0", d);
   }
   const KernelTable& backend = find_backend(nullptr);
-  const py::gil_scoped_release release;
-  for (const BackwardArgs& a : calls) backward(backend, a);
+  {
+    const py::gil_scoped_release release;
+    for (int d = 0; d < layer.directions; ++d) {
+      backward(backend, backward_calls[static_cast<size_t>(d)]);
+    }
+  }
+  return gradients;
 }
 
-// An uninitialised tensor [rows, columns] of torch, of the dtype of `like`.
-py::object new_tensor(py::handle like, const Tensor& view, int64_t rows, int64_t columns) {
-  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> empty_like;
-  const bool alike = view.present && view.rank == 2 && view.shape[0] == rows &&
-                     view.shape[1] == columns && view.stride[1] == 1 && view.stride[0] == columns;
-  if (!alike) return like.attr("new_empty")(rows, columns);  // takes 0.4 us more
-  const py::object& function = empty_like
-                                   .call_once_and_store_result([] {
-                                     return py::module_::import("torch").attr("empty_like");
-                                   })
-                                   .get_stored();
-  return py::reinterpret_steal<py::object>(PyObject_CallOneArg(function.ptr(), like.ptr()));
+// Rows [first, first + count) of a tensor's first axis.
+Tensor rows_of(Tensor tensor, int64_t first, int64_t count) {
+  if (!tensor.present) return tensor;
+  tensor.data = static_cast<char*>(tensor.data) +
+                first * tensor.stride[0] * kItemSize[static_cast<int>(tensor.dtype)];
+  tensor.shape[0] = count;
+  return tensor;
 }
 
-// Python strings for the names that every step looks up; they live as long as the process.
-struct Names {
-  std::array<PyObject*, WeightCache::kWeights> weights = {
-      PyUnicode_InternFromString("weight_ih"), PyUnicode_InternFromString("weight_hh"),
-      PyUnicode_InternFromString("bias_ih"), PyUnicode_InternFromString("bias_hh")};
-  PyObject* is_neg = PyUnicode_InternFromString("is_neg");
-};
-
-const Names& names() {
-  static const Names made;
-  return made;
+// A whole stack without gradients and dropout, where a call must cost next to nothing: all in one
+// go. None where there is anything unusual about it; the caller then finds out what it is.
+//   h0, c0, h_n, c_n [L*D, B, H]   -> (y, h_n) or (y, h_n, c_n)
+py::object stack_forward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
+                         py::handle x, py::handle weights, py::handle h0, py::handle c0,
+                         const std::vector<WeightCache*>& caches) try {
+  Layer layer = new_layer("stack_forward", cell, batch_first, bidirectional, threads);
+  if (!dlpack::exchange_api(x) || negated(x) || negated(h0) || negated(c0)) return py::none();
+  Inputs in = take_inputs(layer, x, h0, c0);
+  const Tensors all = tensors_of(layer.function, "weights", weights);
+  const int64_t D = layer.directions, L = static_cast<int64_t>(caches.size());
+  if (in.x.rank != 3 || in.x.shape[batch_first ? 1 : 0] == 0 || L == 0) return py::none();
+  const Tensor h0_ = in.h0, c0_ = in.c0;
+  for (const Tensor* state : {&h0_, &c0_}) {
+    if (state->present && (state->rank != 3 || state->shape[0] != L * D)) return py::none();
+  }
+  py::object y, h_n, c_n;
+  Outputs out;
+  Tensor h_n_, c_n_;
+  std::array<Memory, 2> between;  // y of a layer that is x of the next one
+  for (int64_t l = 0; l < L; ++l) {
+    const size_t each = all.count / static_cast<size_t>(L), at = static_cast<size_t>(l) * each;
+    take_weights(layer, {all.items + at, each}, in);
+    in.h0 = rows_of(h0_, l * D, D);
+    in.c0 = rows_of(c0_, l * D, D);
+    Calls calls(layer, in);
+    const Shape shape = layer.sequence_shape(calls.T, calls.B, D * calls.H);
+    if (l == 0) {
+      y = new_tensor(x, shape);
+      h_n = new_tensor(x, {3, {L * D, calls.B, calls.H}});
+      h_n_ = layer.take("h_n", h_n);
+      if (layer.info().states == 2) {
+        c_n = tensor_like(h_n);
+        c_n_ = layer.take("c_n", c_n);
+      }
+      out.y = layer.take("y", y);
+    }
+    const Tensor whole = out.y;
+    if (l + 1 < L) {
+      Memory& memory = between[static_cast<size_t>(l % 2)];
+      if (!memory) {
+        memory = allocate(shape.size[0] * shape.size[1] * shape.size[2] *
+                          kItemSize[static_cast<int>(in.x.dtype)]);
+      }
+      out.y.data = memory.get();
+    }
+    out.h_n = rows_of(h_n_, l * D, D);
+    out.c_n = rows_of(c_n_, l * D, D);
+    run(layer, in, calls, out, caches[static_cast<size_t>(l)]);
+    in.x = out.y;
+    out.y = whole;
+  }
+  if (!c_n) return py::make_tuple(y, h_n);
+  return py::make_tuple(y, h_n, c_n);
+} catch (const TypeError&) {
+  return py::none();
+} catch (const ValueError&) {
+  return py::none();
 }
 
-bool negated(py::handle tensor) {  // DLPack does not tell that the sign is still to be flipped
-  if (tensor.is_none()) return false;
-  const auto answer =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), names().is_neg));
-  if (!answer) throw py::error_already_set();
-  return answer.ptr() == Py_True;
-}
-
-// One step without gradients, of torch.nn's cells, where a call must cost next to nothing: all in
-// one go. None where there is anything unusual about it; the caller then finds out what it is.
+// The same for one step of a cell of torch.nn -> h or (h, c)
 py::object cell_step(const std::string& cell, int threads, const py::dict& parameters, py::handle x,
                      py::handle h, py::handle c, WeightCache& cache) try {
   std::array<PyObject*, WeightCache::kWeights> weights;
@@ -391,32 +513,26 @@ py::object cell_step(const std::string& cell, int threads, const py::dict& param
     weights[i] = PyDict_GetItemWithError(parameters.ptr(), names().weights[i]);
     if (!weights[i]) return py::none();  // weight_norm, parametrize, pruning: an attribute
   }
-  const size_t count = weights[2] == Py_None ? 2 : weights.size();
   if (!dlpack::exchange_api(x) || negated(x) || negated(h) || negated(c)) return py::none();
-  Layer layer{"layer_forward", find_cell(cell), false, false, 1, threads};
-  const Inputs in =
-      take_inputs(layer, x, {weights.data(), count}, h, c, py::none(), py::none(), py::none());
+  Layer layer = new_layer("cell_step", cell, false, false, threads);
+  Inputs in = take_inputs(layer, x, h, c);
   if (!layer.step) return py::none();
-  ForwardArgs a = forward_args(layer, in, 0);
-  const int64_t B = a.x.shape[1], H = a.w_hh.shape[1];
-  const py::object h_n = new_tensor(in.h0.present ? h : x, in.h0, B, H);
-  if (!h_n) throw py::error_already_set();
-  a.h_n = layer.take("h_n", h_n);
-  py::object c_n = py::none();
+  take_weights(layer, {weights.data(), weights[2] == Py_None ? 2 : weights.size()}, in);
+  Calls calls(layer, in);
+  const Tensor& like = in.h0;
+  const bool dense = like.present && like.stride[1] == 1 && like.stride[0] == calls.H;
+  const py::object h_n =
+      dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
+  Outputs out;
+  out.h_n = layer.take("h_n", h_n);
+  py::object c_n;
   if (layer.info().states == 2) {
-    c_n = new_tensor(h_n, a.h_n, B, H);
-    if (!c_n) throw py::error_already_set();
-    a.c_n = layer.take("c_n", c_n);
+    c_n = tensor_like(h_n);
+    out.c_n = layer.take("c_n", c_n);
   }
-  a.y = layer.time_major(a.h_n);
-  const KernelTable& backend = find_backend(nullptr);
-  const WeightCache::Kept kept = cache.find(0, backend, a, weights.data());
-  if (kept) a.packed = kept->packed.get();
-  {
-    const py::gil_scoped_release release;
-    forward(backend, a);
-  }
-  return c_n.is_none() ? h_n : py::make_tuple(h_n, c_n);
+  run(layer, in, calls, out, &cache);
+  if (!c_n) return h_n;
+  return py::make_tuple(h_n, c_n);
 } catch (const TypeError&) {
   return py::none();
 } catch (const ValueError&) {
@@ -433,17 +549,20 @@ void register_layer(py::module_& m) {
   m.def("layer_forward", &layer_forward, py::arg("cell"), py::arg("batch_first"),
         py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
         py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"), py::arg("reset"),
-        py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("c"), py::arg("reserve"),
-        py::arg("cache"), "Fills y, h_n, c_n, c, reserve.");
-  m.def("cell_step", &cell_step, py::arg("cell"), py::arg("threads"), py::arg("parameters"),
-        py::arg("x"), py::arg("h"), py::arg("c"), py::arg("cache"),
-        "One step of a cell of torch.nn without gradients -> h | (h, c), or None: ask the others.");
+        py::arg("save"), py::arg("filled"), py::arg("cache"),
+        "-> (y | None, h_n, c_n | None, c | None, reserve | None)");
   m.def("layer_backward", &layer_backward, py::arg("cell"), py::arg("batch_first"),
         py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
         py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"), py::arg("reset"),
         py::arg("y"), py::arg("c"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
-        py::arg("dc_n"), py::arg("dx"), py::arg("dweights"), py::arg("dh0"), py::arg("dc0"),
-        "Fills dx, dweights, dh0 and dc0, as far as they are not None.");
+        py::arg("dc_n"), py::arg("wanted"), "-> [dx, dh0, dc0, *dweights], None if not wanted");
+  m.def("stack_forward", &stack_forward, py::arg("cell"), py::arg("batch_first"),
+        py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
+        py::arg("h0"), py::arg("c0"), py::arg("caches"),
+        "All layers without gradients -> (y, h_n) | (y, h_n, c_n), or None: take the other way.");
+  m.def("cell_step", &cell_step, py::arg("cell"), py::arg("threads"), py::arg("parameters"),
+        py::arg("x"), py::arg("h"), py::arg("c"), py::arg("cache"),
+        "One step of a cell without gradients -> h | (h, c), or None: take the other way.");
 }
 
 }  // namespace fastrnn::bindings

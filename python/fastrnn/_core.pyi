@@ -83,22 +83,10 @@ def layer_forward(
     lengths: object,
     mask: object,
     reset: object,
-    y: object,
-    h_n: object,
-    c_n: object,
-    c: object,
-    reserve: object,
+    save: bool,
+    filled: bool,
     cache: WeightCache | None,
-) -> None: ...
-def cell_step(
-    cell: str,
-    threads: int,
-    parameters: dict[str, Any],
-    x: object,
-    h: object,
-    c: object,
-    cache: WeightCache,
-) -> Any: ...
+) -> tuple[Any, Any, Any, Any, Any]: ...
 def layer_backward(
     cell: str,
     batch_first: bool,
@@ -117,11 +105,28 @@ def layer_backward(
     dy: object,
     dh_n: object,
     dc_n: object,
-    dx: object,
-    dweights: Sequence[object],
-    dh0: object,
-    dc0: object,
-) -> None: ...
+    wanted: Sequence[bool],
+) -> list[Any]: ...
+def stack_forward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    caches: Sequence[WeightCache],
+) -> Any: ...
+def cell_step(
+    cell: str,
+    threads: int,
+    parameters: dict[str, Any],
+    x: object,
+    h: object,
+    c: object,
+    cache: WeightCache,
+) -> Any: ...
 def stack_step(
     function: str, layers: list[Weights], x: object, h: object, c: object
 ) -> tuple[Any, Any]: ...

@@ -26,13 +26,13 @@ class _Cell(Cached, RNNCellBase):
     def _weights(self) -> list[Tensor]:
         """The weights as they are now."""
         names = _NAMES if self.bias else _NAMES[:2]
-        if not torch.compiler.is_compiling():
-            parameters: dict[str, Any] = self._parameters
-            try:
-                return [parameters[name] for name in names]
-            except KeyError:  # weight_norm, parametrize, pruning: not a parameter but an attribute
-                pass
-        return [getattr(self, name) for name in names]
+        if torch.compiler.is_compiling():
+            return [getattr(self, name) for name in names]
+        parameters: dict[str, Any] = self._parameters
+        try:
+            return [parameters[name] for name in names]
+        except KeyError:  # weight_norm, parametrize, pruning: not a parameter but an attribute
+            return [getattr(self, name) for name in names]
 
     def _quick_step(self, input: Tensor, h: Tensor | None, c: Tensor | None) -> Any:
         """The new states, h or (h, c), where nothing about the call is unusual; else None."""

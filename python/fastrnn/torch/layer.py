@@ -23,7 +23,10 @@ from torch.autograd import forward_ad
 from fastrnn.torch import formula, kernels, ops
 from fastrnn.torch.cache import WeightCache
 
-__all__ = ["eager", "layer", "step"]
+__all__ = ["eager", "eager_layer", "layer", "step"]
+
+Options = tuple[str, bool, bool]
+Marks = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -36,12 +39,8 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: str,
-        batch_first: bool,
-        bidirectional: bool,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        reset: Tensor | None,
+        options: Options,
+        marks: Marks,
         cache: WeightCache | None,
         x: Tensor,
         h0: Tensor | None,
@@ -49,28 +48,17 @@ class _Layer(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         y, h_n, c_n, c, reserve = kernels.forward(
-            cell,
-            batch_first,
-            bidirectional,
-            x,
-            weights,
-            h0,
-            c0,
-            lengths,
-            mask,
-            reset,
-            True,
-            cache=cache,
+            *options, x, weights, h0, c0, *marks, True, cache=cache
         )
-        ctx.options = cell, batch_first, bidirectional
-        ctx.save_for_backward(x, h0, c0, lengths, mask, reset, y, c, reserve, *weights)
+        ctx.options = options
+        ctx.save_for_backward(x, h0, c0, *marks, y, c, reserve, *weights)
         ctx.set_materialize_grads(False)
         return (y, h_n) if c_n is None else (y, h_n, c_n)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[7:]
+        wanted = ctx.needs_input_grad[3:]
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # create_graph=True
             marks = lengths, mask, reset
@@ -99,7 +87,7 @@ class _Layer(torch.autograd.Function):
                 dc_n,
                 wanted,
             )
-        return (None, None, None, None, None, None, None, *gradients)
+        return (None, None, None, *gradients)
 
 
 class _Step(torch.autograd.Function):
@@ -202,27 +190,29 @@ def layer(
     h0, c0 (D, B, H). ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64
     throughout.
     """
-    if not eager(x):
-        inputs = x, weights, h0, c0, lengths, mask, reset
-        return _elsewhere(cell, batch_first, bidirectional, *inputs)
+    if eager(x):
+        return eager_layer(
+            (cell, batch_first, bidirectional), x, weights, h0, c0, (lengths, mask, reset), cache
+        )
+    inputs = x, weights, h0, c0, lengths, mask, reset
+    return _elsewhere(cell, batch_first, bidirectional, *inputs)
+
+
+def eager_layer(
+    options: Options,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h0: Tensor | None,
+    c0: Tensor | None,
+    marks: Marks = (None, None, None),
+    cache: WeightCache | None = None,
+) -> tuple[Tensor, ...]:
+    """:func:`layer` where :func:`eager` holds. options: cell, batch_first, bidirectional."""
     if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
         return _Layer.apply(  # type: ignore[no-any-return, no-untyped-call]
-            cell, batch_first, bidirectional, lengths, mask, reset, cache, x, h0, c0, *weights
+            options, marks, cache, x, h0, c0, *weights
         )
-    y, h_n, c_n, _, _ = kernels.forward(
-        cell,
-        batch_first,
-        bidirectional,
-        x,
-        weights,
-        h0,
-        c0,
-        lengths,
-        mask,
-        reset,
-        False,
-        cache=cache,
-    )
+    y, h_n, c_n, _, _ = kernels.forward(*options, x, weights, h0, c0, *marks, False, cache=cache)
     return (y, h_n) if c_n is None else (y, h_n, c_n)
 
 

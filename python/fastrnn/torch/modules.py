@@ -15,9 +15,10 @@ from torch.nn.functional import dropout
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn import _core
 from fastrnn.torch.cache import Cached, WeightCache
-from fastrnn.torch.layer import layer
-from fastrnn.torch.precision import computable, convert, dtypes
+from fastrnn.torch.layer import eager, eager_layer, layer
+from fastrnn.torch.precision import autocast, computable, convert, dtypes
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -74,6 +75,10 @@ class _Recurrent(Cached, RNNBase):
                 )
             return self._forward_packed(input, hx)
         marked = lengths is not None or mask is not None or reset is not None
+        if not marked and eager(input) and not autocast():
+            result = self._quick(input, hx)
+            if result is not None:
+                return result
         batched = input.dim() == 3
         states = self._states(hx)
         if batched:
@@ -99,6 +104,33 @@ class _Recurrent(Cached, RNNBase):
         if not batched:
             y, *finals = (t.squeeze(1) for t in (y, *finals))
         return y, self._hx(finals)
+
+    def _quick(self, x: Tensor, hx: Any) -> Any:
+        """The result, where nothing about the call is unusual; else None."""
+        states = self._states(hx)
+        if states is None:
+            return None
+        weights = self._weights()
+        options = self._cell(), self.batch_first, self.bidirectional
+        layers = self.num_layers
+        caches = self._layer_caches(layers)
+        result: Any
+        if torch.is_grad_enabled():
+            if layers > 1 or x.dim() != 3 or x.shape[self.batch_first] == 0:
+                return None
+            try:
+                result = eager_layer(options, x, weights, *_pair(states), cache=caches[0])
+            except (TypeError, ValueError):
+                return None  # to be read in another way, or refused in the words of torch
+        elif self.training and self.dropout > 0 and layers > 1:
+            return None
+        else:
+            threads = torch.get_num_threads()
+            result = _core.stack_forward(*options, threads, x, weights, *_pair(states), caches)
+        if result is None or len(result) == 2:
+            return result
+        y, h_n, c_n = result
+        return y, (h_n, c_n)
 
     def _forward_packed(self, packed: PackedSequence, hx: Any) -> Any:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
@@ -178,13 +210,11 @@ class _Recurrent(Cached, RNNBase):
         """The weights as they are now; never a list kept from before, which could be stale."""
         if torch.compiler.is_compiling():
             return [getattr(self, name) for name in self._flat_weights_names]
-        parameters = self._parameters
-        weights = []
-        for name in self._flat_weights_names:
-            weight = parameters.get(name)
-            # weight_norm, parametrize, pruning: not a parameter but an attribute
-            weights.append(getattr(self, name) if weight is None else weight)
-        return weights
+        parameters: dict[str, Any] = self._parameters
+        try:
+            return [parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # weight_norm, parametrize, pruning: not a parameter but an attribute
+            return [getattr(self, name) for name in self._flat_weights_names]
 
     def _kinds(
         self, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Tensor], batch: int
@@ -284,7 +314,11 @@ class _Rows:
         T, B = self.shape
         if self.index is None:
             return data.view(T, B, -1)
-        return data.new_zeros(T * B, data.shape[1]).index_copy(0, self.index, data).view(T, B, -1)
+        if eager(data):  # the core does not read what lies beyond a row's end
+            padded = data.new_empty(T * B, data.shape[1]).index_copy_(0, self.index, data)
+        else:
+            padded = data.new_zeros(T * B, data.shape[1]).index_copy(0, self.index, data)
+        return padded.view(T, B, -1)
 
     def pack(self, padded: Tensor) -> Tensor:
         rows = padded.flatten(0, 1)
