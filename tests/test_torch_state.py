@@ -9,6 +9,8 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +23,12 @@ ALL = (*CLASSES, *CELLS)
 I, H = 4, 6
 
 
-def make(name: str) -> torch.nn.Module:
+LARGE = 400  # a layer of so many units has more weights than are compared whole
+
+
+def make(name: str, size: int = H) -> torch.nn.Module:
     options = {} if name in CELLS else {"num_layers": 2, "bidirectional": True}
-    module: torch.nn.Module = getattr(fastrnn.torch, name)(I, H, **options)
+    module: torch.nn.Module = getattr(fastrnn.torch, name)(I, size, **options)
     return module
 
 
@@ -66,7 +71,12 @@ def test_copies_and_pickles_compute_the_same(name: str) -> None:
     for other in (copy.deepcopy(module), copy.copy(module), pickle.loads(pickle.dumps(module))):
         assert type(other) is type(module)
         assert torch.equal(output(other, name), expected)
+    with torch.no_grad():
+        output(module, name), output(module, name)
+    assert all(cache.filled for cache in caches_of(module))
     copied = copy.deepcopy(module)
+    assert not caches_of(copied)
+    assert not caches_of(pickle.loads(pickle.dumps(module)))
     with torch.no_grad():
         next(copied.parameters()).zero_()
     assert torch.equal(output(module, name), expected)
@@ -94,30 +104,23 @@ def test_meta_device_and_to_empty(name: str) -> None:
     assert torch.equal(output(filled, name), output(module, name))
 
 
-def changes(name: str) -> dict[str, object]:
+def changes(name: str, size: int = H) -> dict[str, Callable[[torch.nn.Module], object]]:
     """Ways in which weights change under a module that has run before."""
-    other = make(name)
+    other = make(name, size)
 
     def optimizer_step(module: torch.nn.Module) -> None:
-        output(module, name).sum().backward()
+        with torch.enable_grad():
+            output(module, name).sum().backward()
         torch.optim.Adam(module.parameters(), lr=0.1).step()
 
-    def in_place(module: torch.nn.Module) -> None:
-        with torch.no_grad():
-            for p in module.parameters():
-                p.mul_(2)
+    def each(change: Callable[[torch.nn.Parameter], object]) -> Callable[[torch.nn.Module], object]:
+        return lambda module: [change(p) for p in module.parameters()]
 
-    def behind_autograd(module: torch.nn.Module) -> None:
-        for p in module.parameters():
-            p.data.add_(1)
+    def through_numpy(p: torch.nn.Parameter) -> None:
+        p.detach().numpy()[...] = 0.5
 
-    def through_numpy(module: torch.nn.Module) -> None:
-        for p in module.parameters():
-            p.detach().numpy()[...] = 0.5
-
-    def data_swap(module: torch.nn.Module) -> None:
-        for p in module.parameters():
-            p.data = torch.full_like(p, 0.25)
+    def data_swap(p: torch.nn.Parameter) -> None:
+        p.data = torch.full_like(p, 0.25)
 
     def new_parameters(module: torch.nn.Module) -> None:
         for key, p in list(module.named_parameters()):
@@ -129,27 +132,106 @@ def changes(name: str) -> dict[str, object]:
             other.state_dict(), assign=True
         ),
         "optimizer step": optimizer_step,
-        "in place": in_place,
-        "behind autograd": behind_autograd,
-        "through numpy": through_numpy,
-        "data swap": data_swap,
+        "in place": each(lambda p: p.mul_(2)),
+        "one number in place": each(lambda p: p.view(-1)[7].add_(1)),
+        "behind autograd": each(lambda p: p.data.add_(1)),
+        "signs": each(lambda p: p.data.neg_()),
+        "through numpy": each(through_numpy),
+        "shared memory": each(lambda p: p.data.share_memory_().mul_(0.5)),
+        "data swap": each(data_swap),
         "new parameters": new_parameters,
         "there and back": lambda module: module.double().float(),
     }
 
 
+def caches_of(module: torch.nn.Module) -> list[Any]:
+    return list(module._caches)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [H, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("change", changes("GRU"))
 @pytest.mark.parametrize("name", ALL)
-def test_weights_are_never_stale(name: str, change: str) -> None:
-    module = make(name)
-    with torch.no_grad():
+@torch.no_grad()
+def test_packed_weights_are_never_stale(name: str, change: str, size: int) -> None:
+    module = make(name, size)
+    for _ in range(3):
         before = output(module, name)
-    changes(name)[change](module)  # type: ignore[operator]
-    fresh = make(name)
+    assert caches_of(module)
+    assert all(cache.filled for cache in caches_of(module))
+    changes(name, size)[change](module)
+    fresh = make(name, size)
     fresh.load_state_dict(module.state_dict())
-    with torch.no_grad():
+    for _ in range(3):
         assert torch.equal(output(module, name), output(fresh, name))
-        assert torch.equal(output(module, name), before) == (change == "there and back")
+    assert torch.equal(output(module, name), before) == (change == "there and back")
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_one_weight_of_a_small_layer_changed_behind_autograd_counts(name: str) -> None:
+    """What a finite difference does by hand."""
+    module = make(name)
+    for p in module.parameters():
+        for _ in range(3):
+            before = output(module, name)
+        p.data.view(-1)[-1] += 1
+        assert not torch.equal(output(module, name), before)
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_flatten_parameters_forgets_packed_weights(name: str) -> None:
+    """The one change that a large layer must be told of."""
+    module = make(name, LARGE)
+    for _ in range(3):
+        output(module, name)
+    next(module.parameters()).data.view(-1)[70] += 1
+    module.flatten_parameters()  # type: ignore[operator]
+    assert not any(cache.filled for cache in caches_of(module))
+    fresh = make(name, LARGE)
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(output(module, name), output(fresh, name))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_packs_nothing_to_keep_and_a_loop_over_the_same_weights_does(name: str) -> None:
+    module = make(name)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(3):
+        output(module, name).sum().backward()
+        optimizer.step()
+        assert not any(cache.filled for cache in caches_of(module))
+    for _ in range(3):
+        output(module, name).sum().backward()
+    assert all(cache.filled for cache in caches_of(module))
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_another_backend_gets_its_own_packed_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(name)
+    expected = output(module, name)
+    for backend in [b for b in fastrnn.backends() if b != "cuda"]:
+        monkeypatch.setenv("FASTRNN_BACKEND", backend)
+        for _ in range(3):
+            torch.testing.assert_close(output(module, name), expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_weights_that_share_memory_are_seen_by_both_modules(name: str) -> None:
+    first, second = make(name), make(name)
+    for key, p in first.named_parameters():
+        setattr(second, key, p)
+    for _ in range(3):
+        assert torch.equal(output(first, name), output(second, name))
+    for p in first.parameters():
+        p.mul_(2)
+    fresh = make(name)
+    fresh.load_state_dict(first.state_dict())
+    assert torch.equal(output(second, name), output(fresh, name))
 
 
 @pytest.mark.parametrize("name", ALL)

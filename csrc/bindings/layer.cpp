@@ -545,7 +545,8 @@ void register_layer(py::module_& m) {
   py::class_<WeightCache>(m, "WeightCache",
                           "The packed weights of a layer, kept for as long as they stay the same.")
       .def(py::init<>())
-      .def("clear", &WeightCache::clear, "Forget them.");
+      .def("clear", &WeightCache::clear, "Forget them.")
+      .def_property_readonly("filled", &WeightCache::filled, "Whether there are any.");
   m.def("layer_forward", &layer_forward, py::arg("cell"), py::arg("batch_first"),
         py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
         py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"), py::arg("reset"),

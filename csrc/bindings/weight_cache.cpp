@@ -120,4 +120,9 @@ void WeightCache::clear() {
   kept_ = {};
 }
 
+bool WeightCache::filled() {
+  const std::lock_guard lock(mutex_);
+  return kept_[0] && kept_[0]->packed;
+}
+
 }  // namespace fastrnn::bindings

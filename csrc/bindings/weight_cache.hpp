@@ -39,6 +39,7 @@ class WeightCache {
   Kept find(int direction, const KernelTable& backend, const ForwardArgs& args,
             PyObject* const* objects);
   void clear();
+  bool filled();
 
  private:
   std::mutex mutex_;
