@@ -9,6 +9,7 @@ import pytest
 import torch
 from tolerances import assert_close
 from torch.export import Dim
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn.torch
 
@@ -70,6 +71,40 @@ def test_compile_breaks_no_graph_and_compiles_nothing_anew_for_another_T_or_B(na
         counts.append(len(graphs))
     assert counts[0] > 0
     assert counts == counts[:1] * 3
+
+
+@pytest.mark.parametrize(
+    "case", ["sorted", "unsorted", "lengths", "LSTMCell", "GRUCell", "RNNCell"]
+)
+def test_compile_takes_packed_sequences_and_cells(case: str) -> None:
+    torch._dynamo.reset()
+    is_cell = case.endswith("Cell")
+    module = getattr(fastrnn.torch, case if is_cell else "GRU")(I, H, dtype=torch.float64)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    lengths = torch.tensor([T, 4, 2] if case == "sorted" else [2, T, 4])
+    marks = {"lengths": lengths} if case == "lengths" else {}
+    inputs: Any = x[0] if is_cell else x
+    if case.endswith("sorted"):
+        inputs = pack_padded_sequence(x, lengths, enforce_sorted=case == "sorted")
+    gradients = []
+    for f in (module, compiled):
+        result = f(inputs, **marks)
+        y = result if isinstance(result, torch.Tensor) else result[0]
+        y = y.data if case.endswith("sorted") else y
+        gradients.append([y, *torch.autograd.grad(y.square().sum(), list(module.parameters()))])
+    for expected, got in zip(*gradients, strict=True):
+        assert_close(got.detach(), expected.detach(), "float64", "gradient", T)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("name", [*CLASSES, "LSTMCell"])
+def test_a_traced_module_takes_another_T_and_B(name: str) -> None:
+    module = getattr(fastrnn.torch, name)(I, H)
+    shapes = ((B, I), (7, I)) if name == "LSTMCell" else ((T, B, I), (9, 2, I))
+    traced = torch.jit.trace(module, (torch.randn(shapes[0]),))
+    x = torch.randn(shapes[1])
+    assert torch.equal(traced(x)[0], module(x)[0])
 
 
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "not_strict"])

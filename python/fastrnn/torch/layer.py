@@ -235,7 +235,8 @@ def _elsewhere(
     ):
         return formula.layer(cell, batch_first, bidirectional, *inputs)
     x, weights, h0, c0 = inputs[:4]
-    save = torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0)
+    # torch.jit.trace checks its graph without gradients, and wants the same one
+    save = (torch.is_grad_enabled() or _tracing()) and _needs_gradient(x, weights, h0, c0)
     y, h_n, c_n, _, _ = ops.layer(cell, batch_first, bidirectional, *inputs, save)
     return (y, h_n, c_n) if cell == "lstm" else (y, h_n)
 

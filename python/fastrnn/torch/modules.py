@@ -135,7 +135,11 @@ class _Recurrent(Cached, RNNBase):
     def _forward_packed(self, packed: PackedSequence, hx: Any) -> Any:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         states, weights = self._states(hx), self._weights()
-        T, B = batch_sizes.size(0), int(batch_sizes[0]) if batch_sizes.numel() else 0
+        T = batch_sizes.size(0)
+        if sorted_indices is not None:
+            B = sorted_indices.size(0)  # known to torch.compile
+        else:
+            B = int(batch_sizes[0]) if T else 0
         kinds = self._kinds(data.unsqueeze(0), states, weights, B) if data.dim() == 2 else None
         if kinds is None or T == 0:
             return self._refuse(packed, hx, False)
@@ -146,7 +150,7 @@ class _Recurrent(Cached, RNNBase):
         if data.dtype is not computed or returned is not computed:
             data, *states = convert([data, *states], computed)
             weights = convert(weights, computed)
-        rows = _Rows(batch_sizes, T, B)
+        rows = _Rows(batch_sizes, data.size(0), T, B)
         marks: Marks = (rows.lengths, None, None)
         y, finals = self._run(rows.pad(data), states, weights, marks, False, rows)
         y = rows.pack(y)
@@ -301,14 +305,15 @@ class _Recurrent(Cached, RNNBase):
 class _Rows:
     """Where the rows of a PackedSequence lie in a padded (T, B, ...) tensor."""
 
-    def __init__(self, batch_sizes: Tensor, T: int, B: int) -> None:
-        valid = torch.arange(B) < batch_sizes.unsqueeze(1)
+    def __init__(self, batch_sizes: Tensor, rows: int, T: int, B: int) -> None:
         self.shape = (T, B)
         self.lengths: Tensor | None = None
         self.index: Tensor | None = None
-        if int(batch_sizes[-1]) < B:
-            self.lengths = valid.sum(0)
-            self.index = valid.flatten().nonzero().squeeze(1)
+        if torch.compiler.is_compiling() or int(batch_sizes[-1]) < B:
+            self.lengths = (torch.arange(B) < batch_sizes.unsqueeze(1)).sum(0)
+            step = torch.repeat_interleave(torch.arange(T), batch_sizes, output_size=rows)
+            before = batch_sizes.cumsum(0) - batch_sizes  # rows of all earlier steps
+            self.index = torch.arange(rows) + (torch.arange(T) * B - before)[step]
 
     def pad(self, data: Tensor) -> Tensor:
         T, B = self.shape
