@@ -97,7 +97,9 @@ def test_compile_takes_packed_sequences_and_cells(case: str) -> None:
         assert_close(got.detach(), expected.detach(), "float64", "gradient", T)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 @pytest.mark.parametrize("name", [*CLASSES, "LSTMCell"])
 def test_a_traced_module_takes_another_T_and_B(name: str) -> None:
     module = getattr(fastrnn.torch, name)(I, H)
