@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings/array.hpp"
+#include "bindings/layer.hpp"
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
@@ -428,4 +429,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
+  register_layer(m);
 }
