@@ -3,8 +3,8 @@
 A recurrent step multiplies by w_hh and has to read it: it takes at least
 max(flops / peak, bytes of w_hh / bandwidth of the memory that holds it). The product with the input
 is one for all steps, and takes at least flops / peak. Training does three such products for each of
-inference: the same, that with the transposed weights, step by step too, and that of the gradients of
-the weights, for all steps at once.
+inference: the same, that with the transposed weights, which is as serial, and that of the gradients
+of the weights, for all steps at once.
 
 Peak and bandwidth are measured, by all threads at once; each thread of n reads its n-th of w_hh.
 """
