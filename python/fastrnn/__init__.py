@@ -21,6 +21,7 @@ from fastrnn.functional import (
     set_num_threads,
 )
 from fastrnn.info import installed, show_config
+from fastrnn.layouts import convert
 from fastrnn.modules import GRU, LSTM, RNN
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LSTMGradients",
     "RNNGradients",
     "backends",
+    "convert",
     "get_num_threads",
     "gru_backward",
     "gru_forward",

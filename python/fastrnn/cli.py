@@ -1,5 +1,5 @@
-"""The command `fastrnn`: info, check, bench, train, sample. Each part is imported when it is asked
-for.
+"""The command `fastrnn`: info, check, bench, train, sample, convert. Each part is imported when it
+is asked for.
 """
 
 from __future__ import annotations
@@ -173,6 +173,25 @@ def _sample(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from .layouts import convert, files
+
+    with _complain():
+        arrays = convert(
+            files.load(options.input, options.prefix),
+            options.src,
+            options.dst,
+            options.cell,
+            reset_after=not options.reset_before,
+            merge_bias=options.merge_bias,
+            strict=not options.lossy,
+        )
+        files.save(options.output, arrays)
+    for name, array in arrays.items():
+        print(f"{name}  {array.dtype}  {tuple(array.shape)}")
+    return 0
+
+
 @contextmanager
 def _complain() -> Iterator[None]:
     """Turn an error about a file or a value that the user gave into one line."""
@@ -321,7 +340,42 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins")
     sample.add_argument("--seed", type=_number(int, 0), metavar="N", help="for the same text again")
     threads(sample)
+    _add_convert(command)
     return parser
+
+
+def _add_convert(command: Callable[..., argparse.ArgumentParser]) -> None:
+    from .layouts import LAYOUTS
+
+    added = command(
+        "convert",
+        _convert,
+        "Convert the weights of a recurrent layer from one framework's layout to another's",
+        f"Layouts: {', '.join(LAYOUTS)}. Files end in .npz, .safetensors or .h5.",
+    )
+    added.add_argument("input", type=Path, metavar="IN")
+    added.add_argument("output", type=Path, metavar="OUT")
+    for option, name in (("--from", "src"), ("--to", "dst")):
+        added.add_argument(option, dest=name, required=True, choices=LAYOUTS, metavar="LAYOUT")
+    added.add_argument("--cell", required=True, choices=("lstm", "gru", "rnn"))
+    added.add_argument(
+        "--reset-before", action="store_true", help="a GRU that resets before the product"
+    )
+    added.add_argument(
+        "--merge-bias",
+        choices=("ih", "hh", "split"),
+        default="ih",
+        help="where one bias goes in place of two (default: %(default)s)",
+    )
+    added.add_argument(
+        "--prefix",
+        default="",
+        metavar="NAME",
+        help="take only the arrays whose names begin so, without it: one layer of a model",
+    )
+    added.add_argument(
+        "--lossy", action="store_true", help="drop what the other layout cannot hold"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
