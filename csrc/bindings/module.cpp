@@ -11,6 +11,7 @@
 
 #include "bindings/array.hpp"
 #include "bindings/layer.hpp"
+#include "bindings/xla_handlers.hpp"
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
@@ -430,4 +431,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
   register_layer(m);
+  register_xla_handlers(m);
 }
