@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fastrnn import reference
 from fastrnn.cli import main
 from fastrnn.layouts import LAYOUTS, files
 
+os.environ.setdefault("KERAS_BACKEND", "torch")
 T, B, I, H = 5, 3, 4, 6
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 KINDS = [

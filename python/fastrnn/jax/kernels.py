@@ -25,6 +25,11 @@ BIAS, H0, C0, LENGTHS, MASK, RESET, SAVE, BATCH_FIRST, BIDIRECTIONAL, REVERSE = 
 )
 
 
+def on_cpu() -> bool:
+    """Whether JAX puts arrays where the kernels are."""
+    return bool(jax.default_backend() == "cpu")
+
+
 class Options(NamedTuple):
     """What is known before any array. ``reverse``: the one direction goes backwards."""
 
