@@ -103,7 +103,7 @@ struct Layer {
   bool step = false;
   int directions = 1;
   int threads = 1;
-  std::vector<py::object> owners;
+  std::vector<py::object> owners = {};  // NOLINT(readability-redundant-member-init): g++ wants it
 
   const CellInfo& info() const { return *cell_info(cell); }
 
