@@ -21,8 +21,8 @@ struct Gru {
   static constexpr int kSlots = 4;    // dr dz, dn with respect to gx_n, dn with respect to gh_n
   static constexpr int kEarly = 0;
   static constexpr int kPeepholes = 0;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate == 2 ? 3 : gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate == 2 ? 3 : gate; }
 
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V* prev, V* curr, V* reserve) {
     curr[0] = forward(StandardGates<V>(), gx, gh, prev[0], reserve);
@@ -73,8 +73,8 @@ struct GruResetBefore {
   static constexpr int kSlots = 3;    // dr dz dn
   static constexpr int kEarly = 2;    // r z
   static constexpr int kPeepholes = 0;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate; }
 
   FASTRNN_HD static void forward_early(const V* gx, const V* gh, const V* prev, V* early,
                                        V& operand) {

@@ -23,8 +23,8 @@ struct LstmOf {
   static constexpr int kPeepholes = kGates - 1;
   static constexpr int kI = 0, kF = 1, kG = kGates - 2, kO = kGates - 1;
   static constexpr int kPeepO = kPeepholes - 1;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate; }
 
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V* prev, V* curr, V* reserve) {
     const StandardGates<V> k;

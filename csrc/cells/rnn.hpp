@@ -13,8 +13,8 @@ struct RnnOf {
   static constexpr int kSlots = 1;
   static constexpr int kEarly = 0;
   static constexpr int kPeepholes = 0;
-  FASTRNN_HD static constexpr int slot_x(int gate) { return gate; }
-  FASTRNN_HD static constexpr int slot_h(int gate) { return gate; }
+  static constexpr int slot_x(int gate) { return gate; }
+  static constexpr int slot_h(int gate) { return gate; }
 
   FASTRNN_HD static void forward(const V* gx, const V* gh, const V* prev, V* curr, V*) {
     V kept;

@@ -21,8 +21,6 @@ namespace FASTRNN_ISA {
 // for the caches.
 constexpr int64_t kBackwardChunkRows = 256;
 constexpr int64_t kWeightRowsPerTask = 48;
-// Weights of one pass over the rows stay in L2 from the first tile to the last.
-constexpr int64_t kPassBytes = 256 * 1024;
 
 template <template <class> class C, class T>
 class Backward {
@@ -166,37 +164,29 @@ class Backward {
   void transposed_product(const LeftRow& left_row, int64_t rows, int first_gate, int last_gate,
                           const Slot& slot, const T* w, const BlockRange& range, T* out,
                           int64_t out_stride) const {
-    const int64_t H = seq_.H, block_stride = G * H * kLanes;
-    const int64_t gate_bytes = max_blocks(max_rows(1), 1) * H * kLanes * int64_t{sizeof(T)};
-    const int gates_per_pass = static_cast<int>(larger(1, smaller(G, kPassBytes / gate_bytes)));
-    in_passes(first_gate, last_gate, gates_per_pass, [&](int first, int last) {
-      for_each_tile<1>(rows, range.first, range.last, [&](const Tile& tile) {
-        Left<T> left{{}, 1, H, last - first, {0}};
-        bool all_zero = true;
-        for (int m = 0; m < tile.rows; ++m) {
-          left.rows[m] = left_row(tile.row + m);
-          all_zero = all_zero && left.rows[m] == zeros_;
-        }
-        for (int g = first; g < last; ++g) left.segment[g - first] = slot(g) * width_;
-        T* to = out + tile.row * out_stride + tile.block * kLanes;
-        if (all_zero) {  // the last step of these rows
-          for (int m = 0; m < tile.rows; ++m)
-            copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
-          return;
-        }
-        Right<T> right = weights_of<T, 1>(tile, w + first * H * kLanes, block_stride);
-        right.init = first > first_gate ? to : nullptr;
-        right.init_stride = out_stride;
-        right.out = to;
-        right.out_stride = out_stride;
-        multiply<T, 1>(tile.rows, tile.blocks, left, right);
-      });
+    const int64_t H = seq_.H;
+    const int gates = last_gate - first_gate;
+    for_each_tile<1>(rows, range.first, range.last, gates, H, [&](const Tile& tile) {
+      Left<T> left{{}, 1};
+      bool all_zero = true;
+      for (int m = 0; m < tile.rows; ++m) {
+        const T* row = left_row(tile.row + m);
+        all_zero = all_zero && row == zeros_;
+        left.rows[m] = row + slot(first_gate + tile.segment) * width_ + tile.in_segment;
+      }
+      T* to = out + tile.row * out_stride + tile.block * kLanes;
+      if (all_zero) {  // the last step of these rows
+        for (int m = 0; m < tile.rows; ++m)
+          copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
+        return;
+      }
+      Right<T> right = weights_of<T, 1>(tile, w + first_gate * H * kLanes, G * H * kLanes);
+      right.out = to;
+      right.out_stride = out_stride;
+      right.init = tile.first_piece ? nullptr : to;
+      right.init_stride = out_stride;
+      multiply<T, 1>(tile.rows, tile.blocks, left, right);
     });
-  }
-
-  template <class Pass>
-  static void in_passes(int first, int last, int gates, const Pass& pass) {
-    for (int g = first; g < last; g += gates) pass(g, g + gates < last ? g + gates : last);
   }
 
   // ---------------------------------------------------------------- 1. recurrence
@@ -454,14 +444,19 @@ class Backward {
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);
       const T* column = dgates_ + slot(gate) * width_ + first;
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
-      for_each_tile<1>(rows, 0, blocks_of<T>(columns), [&](const Tile& tile) {
-        alignas(kAlignment) T product[kAccumulators * kLanes];
-        Left<T> left{{}, dgates_width_, count, 1, {0}};
-        for (int m = 0; m < tile.rows; ++m) left.rows[m] = column + tile.row + m;
+      alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
+      for_each_tile<1>(rows, 0, blocks_of<T>(columns), 1, count, [&](const Tile& tile) {
+        Left<T> left{{}, dgates_width_};
+        for (int m = 0; m < tile.rows; ++m)
+          left.rows[m] = column + tile.k * dgates_width_ + tile.row + m;
         Right<T> right = weights_of<T, 1>(tile, packed, count * kLanes);
-        right.out = product;
         right.out_stride = tile.blocks * kLanes;
+        T* product = sums + tile.row * right.out_stride;
+        right.out = product;
+        right.init = tile.first_piece ? nullptr : product;
+        right.init_stride = right.out_stride;
         multiply<T, 1>(tile.rows, tile.blocks, left, right);
+        if (!tile.last_piece) return;
         for (int m = 0; m < tile.rows; ++m) {
           T* to = out + (tile.row + m) * columns;
           for (int j = 0; j < tile.blocks; ++j) {

@@ -131,6 +131,7 @@ class Forward {
                                                                width_ * int64_t{sizeof(T)})))) {
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
+    sums_ = arena.take<T>(parts_ * larger(seq_.B, 1) * kSums);
     x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
     h_ = arena.take<T>(seq_.B * width_);
@@ -195,13 +196,14 @@ class Forward {
     });
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, team, part);
-      for_each_tile<G>(count, range.first, range.last, [&](const Tile& tile) {
-        Left<T> left{{}, 1, seq_.I, 1, {0}};
-        for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m];
+      for_each_tile<G>(count, range.first, range.last, 1, seq_.I, [&](const Tile& tile) {
+        Left<T> left{{}, 1};
+        for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m] + tile.k;
         Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
-        right.init = w_.b_ih + tile.block * G * kLanes;
         right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
         right.out_stride = G * width_;
+        right.init = tile.first_piece ? w_.b_ih + tile.block * G * kLanes : right.out;
+        right.init_stride = tile.first_piece ? 0 : right.out_stride;
         multiply<T, G>(tile.rows, tile.blocks, left, right);
       });
     });
@@ -214,9 +216,10 @@ class Forward {
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, team, part);
-      for_each_tile<L>(rows, range.first, range.last, [&](const Tile& tile) {
-        alignas(kAlignment) T gh[kAccumulators * kLanes];
-        recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, gh);
+      for_each_tile<L>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
+        const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late,
+                                           sums_ + (part * seq_.B + first) * kSums);
+        if (!tile.last_piece) return;
         for (int m = 0; m < tile.rows; ++m) {
           const int64_t r = tile.row + m;
           finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
@@ -268,16 +271,16 @@ class Forward {
 
   // the early gates take the place of their gx; operand_ gets the left factor of the second product
   void step_early(int64_t first, int64_t rows, T* gx, const T* h, Team& team) {
+    constexpr int N = larger_of_one(E);
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, team, part);
-      for_each_tile<larger_of_one(E)>(rows, range.first, range.last, [&](const Tile& tile) {
-        alignas(kAlignment) T product[kAccumulators * kLanes];
-        recurrent_product<larger_of_one(E)>(h, tile, w_.w_early, w_.b_early, product);
-        const T* gh = product;
+      for_each_tile<N>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
+        const T* gh = recurrent_product<N>(h, tile, w_.w_early, w_.b_early,
+                                           sums_ + (part * seq_.B + first) * kSums);
+        if (!tile.last_piece) return;
         for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
           for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
-            V x_gates[larger_of_one(E)], h_gates[larger_of_one(E)], early[larger_of_one(E)],
-                operand;
+            V x_gates[N], h_gates[N], early[N], operand;
             T* gx_block = gx + (r * blocks_ + j) * G * kLanes;
             for (int g = 0; g < E; ++g) {
               x_gates[g] = V::load(gx_block + g * kLanes);
@@ -294,16 +297,22 @@ class Forward {
   }
 
   static constexpr int larger_of_one(int n) { return n > 1 ? n : 1; }
+  static constexpr int64_t kSums = kAccumulators * kLanes;  // of one row, at most
 
+  // The tile's gh, at `sums` + its row: all its rows' sums are kept from one piece to the next.
   template <int N>
-  void recurrent_product(const T* panel, const Tile& tile, const T* w, const T* b, T* out) const {
-    Left<T> left{{}, 1, seq_.H, 1, {0}};
-    for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_;
+  const T* recurrent_product(const T* panel, const Tile& tile, const T* w, const T* b,
+                             T* sums) const {
+    Left<T> left{{}, 1};
+    for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_ + tile.k;
     Right<T> right = weights_of<T, N>(tile, w, seq_.H * N * kLanes);
-    right.init = b + tile.block * N * kLanes;
-    right.out = out;
     right.out_stride = tile.blocks * N * kLanes;
+    const bool whole = tile.first_piece && tile.last_piece;  // then one place does, and stays in L1
+    right.out = sums + (whole ? 0 : tile.row * right.out_stride);
+    right.init = tile.first_piece ? b + tile.block * N * kLanes : right.out;
+    right.init_stride = tile.first_piece ? 0 : right.out_stride;
     multiply<T, N>(tile.rows, tile.blocks, left, right);
+    return right.out;
   }
 
   void reset_rows(int64_t first, int64_t rows, int64_t s, T* h, T* c) const {
@@ -329,7 +338,7 @@ class Forward {
   int64_t* counters_;
   int64_t* first_;
   const T** x_rows_;
-  T *gx_, *h_, *h_next_, *c_, *operand_;
+  T *sums_, *gx_, *h_, *h_next_, *c_, *operand_;
 };
 
 }  // namespace FASTRNN_ISA

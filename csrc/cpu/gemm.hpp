@@ -34,32 +34,33 @@ constexpr int max_blocks(int rows, int gates) {
   return blocks;
 }
 
-// The left factor: rows[m] + segment[s] + k * stride for k < length, one segment after the other.
+// The left factor: row m at rows[m] + k * stride.
 template <class T>
 struct Left {
   const T* rows[kMaxRows];
   int64_t stride;
-  int64_t length;
-  int segments;
-  int64_t segment[4];
 };
 
 // The right factor and where the result goes.
-//   w: blocks of [k over all segments][G][V], block_stride apart
+//   w: blocks of [length][G][V], block_stride apart
 //   init: row m at init + m * init_stride, [blocks][G][V]; null for zero
 //   out: row m at out + m * out_stride, [blocks][G][V]
-//   ahead, ahead_step: two places to bring into L2 meanwhile, and by how much to go on with each k
+//   ahead: weights laid out as w to bring into L2 meanwhile, ahead_rate values of k with every
+//   kUnroll of ours, as long as k < ahead_until
 template <class T>
 struct Right {
   const T* w;
-  int64_t block_stride;
+  int64_t block_stride, length;
   const T* init;
   int64_t init_stride;
   T* out;
   int64_t out_stride;
-  const T* ahead[2];
-  int64_t ahead_step;
+  const T* ahead;
+  int64_t ahead_rate, ahead_until;
 };
+
+// Steps of k a turn of the loop: the counting of a turn takes slots that the multiply-adds need.
+constexpr int64_t kUnroll = 4;
 
 template <class T, int M, int B, int G>
 __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& right) {
@@ -80,36 +81,45 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
       for (int n = 0; n < kVectors; ++n) acc[m][n] = V::set(0);
     }
   }
+  const T* row[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) row[m] = a.rows[m];
+  const int64_t stride = a.stride, block_stride = right.block_stride, length = right.length;
   const T* w = right.w;
-  const T* ahead[2] = {right.ahead[0], right.ahead[1]};
-  const int64_t stride = a.stride, block_stride = right.block_stride, ahead_step = right.ahead_step;
-  for (int s = 0; s < a.segments; ++s) {
-    const T* row[M];
+  const T* ahead = right.ahead;
+  const auto multiply_add = [&](int64_t at) __attribute__((always_inline)) {
+    V value[M];
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) row[m] = a.rows[m] + a.segment[s];
-    for (int64_t k = 0, at = 0; k < a.length; ++k, at += stride, w += G * V::kLanes) {
-      if constexpr (M >= 3) {  // below, the loop waits for memory anyway
-        __builtin_prefetch(ahead[0], 0, 2);
-        __builtin_prefetch(ahead[1], 0, 2);
-        ahead[0] += ahead_step, ahead[1] += ahead_step;
-      }
-      V value[M];
+    for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
-#pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) {
+    for (int b = 0; b < B; ++b) {
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) {
-          V weight = V::load(w + b * block_stride + g * V::kLanes);
-          // or the compiler loads it once for each row, which costs a third of the speed for two
-          // rows
-          if constexpr (M > 1) keep_in_register(weight);
+      for (int g = 0; g < G; ++g) {
+        V weight = V::load(w + b * block_stride + g * V::kLanes);
+        // or the compiler loads it once for each row, which costs a third of the speed for two rows
+        if constexpr (M > 1) keep_in_register(weight);
 #pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) acc[m][b * G + g] = fma(value[m], weight, acc[m][b * G + g]);
+        for (int m = 0; m < M; ++m) acc[m][b * G + g] = fma(value[m], weight, acc[m][b * G + g]);
+      }
+    }
+    w += G * V::kLanes;
+  };
+  int64_t k = 0, at = 0;
+  for (; k + kUnroll <= length; k += kUnroll) {
+    if (k < right.ahead_until) {
+      for (int64_t i = 0; i < right.ahead_rate; ++i, ahead += G * V::kLanes) {
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 4
+          for (int g = 0; g < G; ++g)
+            __builtin_prefetch(ahead + b * block_stride + g * V::kLanes, 0, 2);
         }
       }
     }
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u, at += stride) multiply_add(at);
   }
+  for (; k < length; ++k, at += stride) multiply_add(at);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 24
@@ -158,52 +168,88 @@ void multiply(int rows, int blocks, const Left<T>& left, const Right<T>& right) 
   }
 }
 
-// A tile of the whole product: rows [row, row + rows) and blocks [block, block + blocks).
+// A tile of the whole product: rows [row, row + rows), blocks [block, block + blocks), and of the
+// sum over k the terms [k, k + length). The first piece of a sum begins with what the caller adds
+// to it, the others with what the piece before has left.
 struct Tile {
   int64_t row;
   int rows;
   int64_t block;
   int blocks;
-  int64_t index, count;  // which of how many tiles this one is among those of the same blocks
-  bool last_blocks;
+  int64_t k, length;
+  int segment;  // which, and where in it
+  int64_t in_segment;
+  bool first_piece, last_piece;
+  int64_t index, count;  // which of how many tiles this one is among those of the same weights
+  int64_t next_block, next_k;  // the weights that come after
 };
 
-// Covers `rows` rows by the blocks [block, last) with tiles of heights as equal as can be. Rows are
-// innermost: a block's weights are read from memory once.
+// Terms of a sum that are done for all rows before the next ones are: their weights, of the blocks
+// of one tile, stay in L1 meanwhile.
+constexpr int64_t kPieceLength = 128;
+
+// Covers `rows` rows by the blocks [first, last) with tiles of heights as equal as can be, the sum
+// over `segments` times `length` terms in pieces. Rows are innermost: weights are read from beyond
+// L1 once.
 template <int G, class Body>
-void for_each_tile(int64_t rows, int64_t block, int64_t last, const Body& body) {
+void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int64_t length,
+                   const Body& body) {
   if (rows == 0) return;
   const int64_t tiles = (rows + max_rows(G) - 1) / max_rows(G);
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
   const int64_t tall =
       rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
+  const int64_t wanted = tiles > 1 ? (length + kPieceLength / 2) / kPieceLength : 1;
+  const int64_t pieces = wanted > 1 ? wanted : 1;
+  int64_t block = first;
   while (block < last) {
     int width = max_blocks(tallest, G);
     while (width > last - block) width /= 2;
-    int64_t row = 0;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int height = i < tall ? tallest : tallest - 1;
-      body(Tile{row, height, block, width, i, tiles, block + width >= last});
-      row += height;
+    const int64_t next_block = block + width < last ? block + width : first;
+    for (int segment = 0; segment < segments; ++segment) {
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const int64_t begin = length * piece / pieces, end = length * (piece + 1) / pieces;
+        const bool last_piece = segment + 1 == segments && piece + 1 == pieces;
+        Tile tile{0,
+                  0,
+                  block,
+                  width,
+                  segment * length + begin,
+                  end - begin,
+                  segment,
+                  begin,
+                  segment == 0 && piece == 0,
+                  last_piece,
+                  0,
+                  tiles,
+                  last_piece ? next_block : block,
+                  last_piece ? 0 : segment * length + end};
+        for (; tile.index < tiles; ++tile.index) {
+          tile.rows = tile.index < tall ? tallest : tallest - 1;
+          body(tile);
+          tile.row += tile.rows;
+        }
+      }
     }
     block += width;
   }
 }
 
-// The packed weights of a tile's blocks. The first tiles of a column bring the next column's blocks
-// into L2, two vectors of each k a tile, while they compute: from beyond L2 weights come at a
-// fraction of the speed that they are needed at.
+// The packed weights of a tile. The tiles of the same weights share in bringing the next ones into
+// L2 while they compute: from beyond L2 weights come at a fraction of the speed that they are
+// needed at.
 template <class T, int G>
 Right<T> weights_of(const Tile& tile, const T* packed, int64_t block_stride) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  const T* w = packed + tile.block * block_stride;
-  Right<T> right{w, block_stride, nullptr, 0, nullptr, 0, {w, w}, 0};
-  if (!tile.last_blocks && tile.count > 1 && 2 * tile.index < tile.blocks * G) {
-    for (int i = 0; i < 2; ++i) {
-      const int64_t vector = 2 * tile.index + i;
-      right.ahead[i] = w + (tile.blocks + vector / G) * block_stride + vector % G * kLanes;
-    }
-    right.ahead_step = G * kLanes;
+  constexpr int64_t kRow = G * Vec<T>::kLanes;
+  const auto at = [&](int64_t block, int64_t k) {
+    return packed + block * block_stride + k * kRow;
+  };
+  Right<T> right{
+      at(tile.block, tile.k), block_stride, tile.length, nullptr, 0, nullptr, 0, nullptr, 0, 0};
+  if (tile.count > 1) {
+    right.ahead = at(tile.next_block, tile.next_k + tile.length * tile.index / tile.count);
+    right.ahead_rate = (kUnroll + tile.count - 1) / tile.count;
+    right.ahead_until = (tile.length * kUnroll / tile.count + kUnroll) / right.ahead_rate;
   }
   return right;
 }
