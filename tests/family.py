@@ -100,8 +100,8 @@ def combination(seed: int, dtype: npt.DTypeLike) -> Case:
     sizes = {
         "T": int(draw.integers(1, 8)),
         "B": int(draw.integers(1, 10)),
-        "I": int(draw.integers(1, 20)),
-        "H": int(draw.choice([3, 4, 7, 8, 9, 15, 16, 17, 24, 33])),
+        "I": int(draw.integers(3, 20)),
+        "H": int(draw.choice([4, 7, 8, 9, 15, 16, 17, 24, 33])),
     }
     names = ("lengths", "mask", "reset", "reverse", "batch_first", "no_bias", "state")
     options = {name: bool(draw.random() < 0.4) for name in names}

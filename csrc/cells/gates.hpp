@@ -5,7 +5,7 @@
 //   output(F, c)              the activation of the output;  output_again: with its derivative
 //   peep(k, a, c)             a with peephole k from c;  peep_back(k, d, dc): dc with its gradient
 //   clipped(c), inside(c, dc) the clip of the cell state, and its derivative times dc
-//   incoming(n, d)            d with what else comes to the value of gate n
+//   gradient(n, d, slope)     of gate n's input, from d, that of its value
 //
 // F is the activation that the cell has by itself. StandardGates is that and nothing more, so that
 // it costs nothing; FamilyGates (cpu/family/gates.hpp) has everything.
@@ -81,7 +81,7 @@ struct StandardGates : StandardActivations<V> {
   FASTRNN_HD V peep_back(int, V, V dc) const { return dc; }
   FASTRNN_HD V clipped(V c) const { return c; }
   FASTRNN_HD V inside(V, V dc) const { return dc; }
-  FASTRNN_HD V incoming(int, V d) const { return d; }
+  FASTRNN_HD V gradient(int, V d, V slope) const { return d * slope; }
 };
 
 }  // namespace fastrnn

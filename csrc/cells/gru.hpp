@@ -20,6 +20,7 @@ struct Gru {
   static constexpr int kReserve = 4;  // r z n, and gh_n
   static constexpr int kSlots = 4;    // dr dz, dn with respect to gx_n, dn with respect to gh_n
   static constexpr int kEarly = 0;
+  static constexpr bool kMixes = true;  // h is a mix of h' and n
   static constexpr int kPeepholes = 0;
   static constexpr int slot_x(int gate) { return gate; }
   static constexpr int slot_h(int gate) { return gate == 2 ? 3 : gate; }
@@ -47,9 +48,9 @@ struct Gru {
   FASTRNN_HD static V backward(const K& k, V h_prev, const V* reserve, V dh, V* dgates) {
     const Gate<V> r = k.again(0, Sigmoid(), reserve[0]), z = k.again(1, Sigmoid(), reserve[1]),
                   n = k.again(2, Tanh(), reserve[2]);
-    const V dn = k.incoming(2, dh * (V::set(1) - z.value)) * n.slope;
-    dgates[0] = k.incoming(0, dn * reserve[3]) * r.slope;
-    dgates[1] = k.incoming(1, dh * (h_prev - n.value)) * z.slope;
+    const V dn = k.gradient(2, dh * (V::set(1) - z.value), n.slope);
+    dgates[0] = k.gradient(0, dn * reserve[3], r.slope);
+    dgates[1] = k.gradient(1, dh * (h_prev - n.value), z.slope);
     dgates[2] = dn;
     dgates[3] = dn * r.value;
     return dh * z.value;
@@ -72,6 +73,7 @@ struct GruResetBefore {
   static constexpr int kReserve = 3;  // r z n
   static constexpr int kSlots = 3;    // dr dz dn
   static constexpr int kEarly = 2;    // r z
+  static constexpr bool kMixes = true;
   static constexpr int kPeepholes = 0;
   static constexpr int slot_x(int gate) { return gate; }
   static constexpr int slot_h(int gate) { return gate; }
@@ -119,14 +121,14 @@ struct GruResetBefore {
   template <class K>
   FASTRNN_HD static V backward(const K& k, V h_prev, const V* reserve, V dh, V* dgates) {
     const Gate<V> z = k.again(1, Sigmoid(), reserve[1]), n = k.again(2, Tanh(), reserve[2]);
-    dgates[1] = k.incoming(1, dh * (h_prev - n.value)) * z.slope;
-    dgates[2] = k.incoming(2, dh * (V::set(1) - z.value)) * n.slope;
+    dgates[1] = k.gradient(1, dh * (h_prev - n.value), z.slope);
+    dgates[2] = k.gradient(2, dh * (V::set(1) - z.value), n.slope);
     return dh * z.value;
   }
 
   template <class K>
   FASTRNN_HD static V early_gradient(const K& k, V h_prev, const V* reserve, V d_operand) {
-    return k.incoming(0, d_operand * h_prev) * k.again(0, Sigmoid(), reserve[0]).slope;
+    return k.gradient(0, d_operand * h_prev, k.again(0, Sigmoid(), reserve[0]).slope);
   }
 
   template <class K>

@@ -20,6 +20,7 @@ struct LstmOf {
   static constexpr int kReserve = kGates;  // the gates
   static constexpr int kSlots = kGates;    // their gradients, before the activation
   static constexpr int kEarly = 0;
+  static constexpr bool kMixes = false;
   static constexpr int kPeepholes = kGates - 1;
   static constexpr int kI = 0, kF = 1, kG = kGates - 2, kO = kGates - 1;
   static constexpr int kPeepO = kPeepholes - 1;
@@ -78,7 +79,7 @@ struct LstmOf {
   template <class K>
   FASTRNN_HD static V backward_output(const K& k, V kept, V u, V dh, V du, V& dgate) {
     const Gate<V> o = k.again(kO, Sigmoid(), kept), tanh_c = k.output_again(Tanh(), u);
-    dgate = k.incoming(kO, dh * tanh_c.value) * o.slope;
+    dgate = k.gradient(kO, dh * tanh_c.value, o.slope);
     return fma(dh * o.value, tanh_c.slope, du);
   }
 
@@ -86,14 +87,14 @@ struct LstmOf {
   template <class K>
   FASTRNN_HD static V backward_state(const K& k, const V* reserve, V c_prev, V dc, V* dgates) {
     const Gate<V> i = k.again(kI, Sigmoid(), reserve[kI]), g = k.again(kG, Tanh(), reserve[kG]);
-    dgates[kG] = k.incoming(kG, dc * i.value) * g.slope;
+    dgates[kG] = k.gradient(kG, dc * i.value, g.slope);
     if constexpr (kCoupled) {
-      dgates[kI] = k.incoming(kI, dc * (g.value - c_prev)) * i.slope;
+      dgates[kI] = k.gradient(kI, dc * (g.value - c_prev), i.slope);
       return k.peep_back(0, dgates[kI], dc * (V::set(1) - i.value));
     } else {
       const Gate<V> f = k.again(kF, Sigmoid(), reserve[kF]);
-      dgates[kI] = k.incoming(kI, dc * g.value) * i.slope;
-      dgates[kF] = k.incoming(kF, dc * c_prev) * f.slope;
+      dgates[kI] = k.gradient(kI, dc * g.value, i.slope);
+      dgates[kF] = k.gradient(kF, dc * c_prev, f.slope);
       return k.peep_back(1, dgates[kF], k.peep_back(0, dgates[kI], dc * f.value));
     }
   }

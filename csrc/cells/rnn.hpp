@@ -12,6 +12,7 @@ struct RnnOf {
   static constexpr int kReserve = 0;  // h itself is enough
   static constexpr int kSlots = 1;
   static constexpr int kEarly = 0;
+  static constexpr bool kMixes = false;
   static constexpr int kPeepholes = 0;
   static constexpr int slot_x(int gate) { return gate; }
   static constexpr int slot_h(int gate) { return gate; }
@@ -34,7 +35,7 @@ struct RnnOf {
   // -> dL/dh' but for what goes through w_hh
   template <class K>
   FASTRNN_HD static V backward(const K& k, V, const V* reserve, V dh, V* dgates) {
-    dgates[0] = k.incoming(0, dh) * k.again(0, F(), reserve[0]).slope;
+    dgates[0] = k.gradient(0, dh, k.again(0, F(), reserve[0]).slope);
     return V::set(0);
   }
 

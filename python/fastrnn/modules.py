@@ -334,7 +334,7 @@ class Recurrent(Generic[State]):
             for direction in range(self._directions):
                 row = layer * self._directions + direction
                 h0, c0 = (*(part[row] for part in initial or ()), None, None)[:2]
-                output, h_n, c_n, kept, _ = self._weights(layer, direction).forward(
+                output, h_n, c_n, kept, *_ = self._weights(layer, direction).forward(
                     y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)

@@ -29,6 +29,7 @@ class Gates:
     gain_c: Array | None = None  # (H,)
     bias_c: Array | None = None  # (H,)
     eps: float = 1e-5
+    grad_clip: float = np.inf
 
     def value(self, gate: int, a: Array) -> Array:
         return self.activations[gate].value(np.clip(a, -self.clip, self.clip))
@@ -37,6 +38,10 @@ class Gates:
         """d value / da: 0 where the clip acts."""
         inside = np.abs(a) <= self.clip
         return self.activations[gate].slope(np.clip(a, -self.clip, self.clip)) * inside
+
+    def gradient(self, gate: int, a: Array, d: Array) -> Array:
+        """dL/d(value) -> dL/da, bounded (Graves, arXiv:1308.0850, section 2.1)."""
+        return np.clip(d * self.slope(gate, a), -self.grad_clip, self.grad_clip)
 
     def weight(self, n: int) -> Array | float:
         """The n-th peephole's weights; 0 without peepholes."""

@@ -44,10 +44,10 @@ def backward(
     (h_prev,), (dh,) = prev, dcurr
     a_r, a_z, a_n, gh_n = reserve
     r, z, n = k.value(0, a_r), k.value(1, a_z), k.value(2, a_n)
-    dz = (dh * (h_prev - n) + dvalues[1]) * k.slope(1, a_z)
-    dgx_n = (dh * (1.0 - z) + dvalues[2]) * k.slope(2, a_n)
+    dz = k.gradient(1, a_z, dh * (h_prev - n) + dvalues[1])
+    dgx_n = k.gradient(2, a_n, dh * (1.0 - z) + dvalues[2])
     dgh_n = dgx_n * r
-    dr = (dgx_n * gh_n + dvalues[0]) * k.slope(0, a_r)
+    dr = k.gradient(0, a_r, dgx_n * gh_n + dvalues[0])
     return (dr, dz, dgx_n, dgh_n), (dh * z,), {}
 
 
@@ -75,8 +75,8 @@ def backward_reset_before(
     (h_prev,), (dh,) = prev, dcurr
     a_z, a_n = reserve
     z, n = k.value(1, a_z), k.value(2, a_n)
-    dz = (dh * (h_prev - n) + dvalues[1]) * k.slope(1, a_z)
-    dn = (dh * (1.0 - z) + dvalues[2]) * k.slope(2, a_n)
+    dz = k.gradient(1, a_z, dh * (h_prev - n) + dvalues[1])
+    dn = k.gradient(2, a_n, dh * (1.0 - z) + dvalues[2])
     dr = np.zeros_like(dn)  # r acts through the operand alone: see backward_early
     return (dr, dz, dn), (dh * z,), {}
 
@@ -86,7 +86,7 @@ def backward_early_reset_before(
 ) -> tuple[Arrays, Array]:
     (a_r,) = kept
     _, dz, dn = dgates
-    dr = (d_operand * hidden + dvalues[0]) * k.slope(0, a_r)
+    dr = k.gradient(0, a_r, d_operand * hidden + dvalues[0])
     return (dr, dz, dn), d_operand * k.value(0, a_r)
 
 

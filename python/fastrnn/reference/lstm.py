@@ -42,9 +42,9 @@ def backward(
     a_i, a_f, a_g, a_o = reserve
     i, f, g = k.value(0, a_i), k.value(1, a_f), k.value(2, a_g)
     do, dc, parameters = backward_output(k, 3, f * c_prev + i * g, a_o, dcurr, dvalues[3])
-    di = (dc * g + dvalues[0]) * k.slope(0, a_i)
-    df = (dc * c_prev + dvalues[1]) * k.slope(1, a_f)
-    dg = (dc * i + dvalues[2]) * k.slope(2, a_g)
+    di = k.gradient(0, a_i, dc * g + dvalues[0])
+    df = k.gradient(1, a_f, dc * c_prev + dvalues[1])
+    dg = k.gradient(2, a_g, dc * i + dvalues[2])
     dc_prev = dc * f + di * k.weight(0) + df * k.weight(1)
     if k.peephole is not None:
         parameters["peephole"] = np.stack(
@@ -76,8 +76,8 @@ def backward_coupled(
     i, g = k.value(0, a_i), k.value(1, a_g)
     raw = (1.0 - i) * c_prev + i * g
     do, dc, parameters = backward_output(k, 2, raw, a_o, dcurr, dvalues[2])
-    di = (dc * (g - c_prev) + dvalues[0]) * k.slope(0, a_i)
-    dg = (dc * i + dvalues[1]) * k.slope(1, a_g)
+    di = k.gradient(0, a_i, dc * (g - c_prev) + dvalues[0])
+    dg = k.gradient(1, a_g, dc * i + dvalues[1])
     dc_prev = dc * (1.0 - i) + di * k.weight(0)
     if k.peephole is not None:
         parameters["peephole"] = np.stack([(di * c_prev).sum(axis=0), parameters.pop("p_o")])
@@ -100,7 +100,7 @@ def backward_output(
     c, state_norm = k.normalised(clipped, "state")
     u, output_norm = k.normalised(c, "output")
     output = k.activations[gate + 1]
-    do = (dh * output.value(u) + dvalue) * k.slope(gate, a_o)
+    do = k.gradient(gate, a_o, dh * output.value(u) + dvalue)
     du = dh * k.value(gate, a_o) * output.slope(u)
     dc = dc + k.denormalised(du, output_norm, parameters) + do * k.weight(gate - 1)
     parameters["p_o"] = (do * c).sum(axis=0)

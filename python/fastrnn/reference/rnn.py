@@ -20,7 +20,7 @@ def backward(
     k: Gates, prev: Arrays, reserve: Arrays, dcurr: Arrays, dvalues: Arrays
 ) -> tuple[Arrays, Arrays, Parameters]:
     (a,), (dh,) = reserve, dcurr
-    da = (dh + dvalues[0]) * k.slope(0, a)
+    da = k.gradient(0, a, dh + dvalues[0])
     return (da,), (NOTHING,), {}
 
 

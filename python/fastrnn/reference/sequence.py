@@ -30,7 +30,7 @@ A step is computed for the rows that take it and for no others, so nothing leaks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -205,7 +205,7 @@ def backward(
         value = getattr(p.gates, name)
         if value is not None:
             g.parameters[name] = np.zeros_like(value)
-    dstate = g.initial
+    dstate, k = g.initial, replace(p.gates, grad_clip=clip)
     for step in reversed(steps):
         t, rows = step.t, step.rows
         dstate[0][p.valid[t]] += dy[t, p.valid[t]]
@@ -213,7 +213,7 @@ def backward(
         of_gates = np.zeros((len(rows), p.cell.gates, p.hidden))
         if dvalues is not None:
             of_gates = dvalues[t, rows]
-        dprev = backward_step(p, step, tuple(d[rows] for d in dstate), of_gates, clip, g)
+        dprev = backward_step(p, k, step, tuple(d[rows] for d in dstate), of_gates, g)
         for d, dp in zip(dstate, dprev, strict=True):
             d[rows] = dp
             d[p.valid[t] & p.reset[t]] = 0.0
@@ -223,10 +223,10 @@ def backward(
 
 
 def backward_step(
-    p: Problem, step: Step, dcurr: Arrays, dvalues: Array, clip: float, g: Gradients
+    p: Problem, k: Gates, step: Step, dcurr: Arrays, dvalues: Array, g: Gradients
 ) -> Arrays:
     """dL/d(states after the step) -> dL/d(states before it); what else there is is added to g."""
-    e, t, rows, k = p.early, step.t, step.rows, p.gates
+    e, t, rows = p.early, step.t, step.rows
     of_gates = [dvalues[:, n] for n in range(p.cell.gates)]
     kept_old = [np.zeros(()) if z is None else z[t, rows] for z in p.zoneout]
     dnew = [(1.0 - z) * d for z, d in zip(kept_old, dcurr, strict=False)]
@@ -241,13 +241,11 @@ def backward_step(
     dgates, down, parameters = p.cell.backward(k, prev, step.reserve, own, of_gates)
     for name in g.parameters:
         g.parameters[name] += parameters[name]
-    dgates = [np.clip(d, -clip, clip) for d in dgates]
     dgh_late = np.hstack([dgates[s] for s in p.cell.slot_h])[:, e:]
     late = unscaled(dgh_late, p.gain_hh, slice(e, None), step.norms[2], g.gain_hh)
     dgates, dhidden = p.cell.backward_early(
         k, step.hidden, step.kept, dgates, late @ p.w_hh[e:], of_gates
     )
-    dgates = [np.clip(d, -clip, clip) for d in dgates]
     dgx = np.hstack([dgates[s] for s in p.cell.slot_x])
     dgh = np.hstack([dgates[s] for s in p.cell.slot_h])
     early = unscaled(dgh[:, :e], p.gain_hh, slice(0, e), step.norms[1], g.gain_hh)
