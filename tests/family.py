@@ -176,7 +176,7 @@ def _case(
         if f"layer_norm_{variant}" in features:
             gains = (1 + uniform(0.4, G * H), 1 + uniform(0.4, G * H))
             of_c = (1 + uniform(0.4, H), uniform(0.4, H)) if family == "lstm" else (None, None)
-            inputs["layer_norm"] = LayerNorm(*gains, *of_c, variant, 1e-3)
+            inputs["layer_norm"] = LayerNorm(*gains, *of_c, variant, 0.05)
     if "zoneout" in features or "zoneout_evaluation" in features:
         inputs["zoneout"] = (0.3, 0.2) if has_c else 0.3
         inputs["training"] = "zoneout" in features

@@ -155,7 +155,7 @@ class Check:
         )
 
     def gates(self, cell: Cell, activations: tuple[Activation, ...], features: Settings) -> Gates:
-        norm, arrays = features.layer_norm, dict[str, Array]()
+        norm, arrays = features.layer_norm, dict[str, Any]()
         if features.peephole is not None:
             self.sizes["peepholes"] = cell.gates - 1
             arrays["peephole"] = self.real("peephole", features.peephole, ["peepholes", "H"])

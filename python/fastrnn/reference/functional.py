@@ -234,7 +234,7 @@ def lstm_backward(
     """
     final = {"dh_n": dh_n, "dc_n": dc_n}
     g = _backward("lstm", saved, dy, final, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, g) else LSTMGradients(*g[:7])  # type: ignore[arg-type]
+    return g if _extended(saved, dgates, grad_clip, return_step_norms) else LSTMGradients(*g[:7])  # type: ignore[arg-type]
 
 
 def gru_backward(
@@ -250,7 +250,7 @@ def gru_backward(
     """Back-propagation through time of `gru_forward`; as `lstm_backward`, dc_n with w_hr alone."""
     final = {"dh_n": dh_n, "dc_n": dc_n}
     g = _backward("gru", saved, dy, final, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, g) else GRUGradients(*g[:6])
+    return g if _extended(saved, dgates, grad_clip, return_step_norms) else GRUGradients(*g[:6])
 
 
 def rnn_backward(
@@ -264,7 +264,7 @@ def rnn_backward(
 ) -> RNNGradients | FamilyGradients:
     """Back-propagation through time of `rnn_forward`; as `lstm_backward`, without c."""
     g = _backward("rnn", saved, dy, {"dh_n": dh_n}, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, g) else RNNGradients(*g[:6])
+    return g if _extended(saved, dgates, grad_clip, return_step_norms) else RNNGradients(*g[:6])
 
 
 def lstm_step(
@@ -380,8 +380,9 @@ def _step(
     return sequence.forward(p)[1]
 
 
-def _extended(saved: Any, g: FamilyGradients) -> bool:
-    return not saved.features.plain or g.step_norms is not None
+def _extended(saved: Any, dgates: Any, grad_clip: float | None, return_step_norms: bool) -> bool:
+    more = dgates is not None or grad_clip is not None or return_step_norms
+    return more or not saved.features.plain
 
 
 def _backward(
