@@ -1,8 +1,9 @@
 // sigmoid, tanh and exp once, for every instruction set and CUDA, generic over a value type V.
 //
-// V offers: Scalar, set(s), + - *, /, fma(a, b, c) = a*b + c, minimum/maximum(a, b) that return b
-// when a is NaN or b is, round(a) to nearest even, abs(a), copysign(magnitude, sign), scale(a, n) =
-// a * 2^n for integral n, less(a, b) -> mask, select(mask, yes, no).
+// V offers: Scalar, set(s), + - *, quotient(a, b) = a / b for 1 <= b <= 2, fma(a, b, c) = a*b + c,
+// minimum/maximum(a, b) that return b when a is NaN or b is, round(a) to nearest even, abs(a),
+// copysign(magnitude, sign), scale(a, n) = a * 2^n for integral n, less(a, b) -> mask, select(mask,
+// yes, no).
 //
 // exp(t): t = n ln2 + r, |r| <= ln2/2, expm1(r) = r + r^2 q(r) with q the minimax polynomial for
 // the relative error of expm1 (1.4e-8 for float, 1.9e-17 for double), so that tanh keeps its
@@ -33,7 +34,6 @@ struct ExpConstants<V, float> {
   static constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440055e-4f;
   static constexpr float kExpLowest = -104.0f;  // below: exp is 0
-  static constexpr float kExpHighest = 89.0f;   // above: exp is inf
   static constexpr float kTanhOne = 10.0f;      // above: tanh rounds to 1
 };
 
@@ -52,7 +52,6 @@ struct ExpConstants<V, double> {
   static constexpr double kLn2High = 0.6931471803691238164901733;  // 32 bits
   static constexpr double kLn2Low = 1.908214929270587816144e-10;
   static constexpr double kExpLowest = -746.0;
-  static constexpr double kExpHighest = 710.0;
   static constexpr double kTanhOne = 20.0;
 };
 
@@ -69,12 +68,12 @@ FASTRNN_HD V reduced_expm1(V t, V& n) {
   return fma(r * r, q, r);
 }
 
+// e^-|x|
 template <class V>
-FASTRNN_HD V exp(V x) {
+FASTRNN_HD V exp_minus_abs(V x) {
   using K = ExpConstants<V>;
-  const V t = maximum(V::set(K::kExpLowest), minimum(V::set(K::kExpHighest), x));
   V n;
-  const V p = reduced_expm1(t, n);
+  const V p = reduced_expm1(maximum(V::set(K::kExpLowest), copysign(x, V::set(-1))), n);
   return scale(V::set(1) + p, n);
 }
 
@@ -82,9 +81,9 @@ FASTRNN_HD V exp(V x) {
 // accuracy
 template <class V>
 FASTRNN_HD V sigmoid(V x) {
-  const V e = exp(V::set(0) - abs(x));
+  const V e = exp_minus_abs(x);
   const V one = V::set(1);
-  return select(less(x, V::set(0)), e, one) / (one + e);
+  return quotient(select(less(x, V::set(0)), e, one), one + e);
 }
 
 // -expm1(-2|x|) / (2 + expm1(-2|x|)), with the sign of x
@@ -97,7 +96,7 @@ FASTRNN_HD V tanh(V x) {
   const V p = reduced_expm1(t, n);
   const V two_n = scale(one, n);
   const V expm1 = fma(two_n, p, two_n - one);
-  return copysign((V::set(0) - expm1) / (V::set(2) + expm1), x);
+  return copysign(quotient(expm1, V::set(2) + expm1), x);
 }
 
 template <class V>

@@ -19,7 +19,7 @@ namespace FASTRNN_ISA {
 
 // Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough
 // for the caches.
-constexpr int64_t kBackwardChunkRows = 256;
+constexpr int64_t kBackwardChunkRows = 512;
 constexpr int64_t kWeightRowsPerTask = 48;
 
 template <template <class> class C, class T>
@@ -93,6 +93,10 @@ class Backward {
   void run_chunks() {
     start();
     const int64_t steps = seq_.B > 0 ? seq_.length[0] : 0;
+    if (steps == 0) {
+      clear(a_.dw_ih, seq_.I);
+      clear(a_.dw_hh, seq_.H);
+    }
     for (int64_t end = steps; end > 0; end -= smaller(chunk_, end)) {
       const int64_t begin = larger(0, end - chunk_);
       base_[0] = 0;
@@ -109,7 +113,7 @@ class Backward {
         });
       }
       if (a_.dx.present) input_gradient(begin, end);
-      weight_gradients(begin, end);
+      weight_gradients(begin, end, end == steps);
     }
     parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
     if (wants_bias()) {
@@ -143,8 +147,6 @@ class Backward {
           copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }
-    clear(a_.dw_ih, seq_.I);
-    clear(a_.dw_hh, H);
   }
 
   void clear(const Tensor& dw, int64_t columns) const {
@@ -167,7 +169,8 @@ class Backward {
     const int64_t H = seq_.H;
     const int gates = last_gate - first_gate;
     for_each_tile<1>(rows, range.first, range.last, gates, H, [&](const Tile& tile) {
-      Left<T> left{{}, 1};
+      Left<T> left;
+      left.stride = 1;
       bool all_zero = true;
       for (int m = 0; m < tile.rows; ++m) {
         const T* row = left_row(tile.row + m);
@@ -372,23 +375,24 @@ class Backward {
 
   // ---------------------------------------------------------------- 3. dw and db
 
-  void weight_gradients(int64_t begin, int64_t end) {
+  // The first chunk sets dw, the others add to it.
+  void weight_gradients(int64_t begin, int64_t end, bool is_first) {
     const int64_t count = base_[end - begin];
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
       });
       pack_list(count, seq_.I, x_packed_);
-      weight_product(a_.dw_ih, count, seq_.I, x_packed_, 0, G, Cell::slot_x);
+      weight_product(a_.dw_ih, is_first, count, seq_.I, x_packed_, 0, G, Cell::slot_x);
     }
     if (a_.dw_hh.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) { return previous(f_.y, f_.h0, r, s); });
       pack_list(count, seq_.H, h_packed_);
-      weight_product(a_.dw_hh, count, seq_.H, h_packed_, 0, kDirect, Cell::slot_h);
+      weight_product(a_.dw_hh, is_first, count, seq_.H, h_packed_, 0, kDirect, Cell::slot_h);
       if constexpr (E > 0) {
         list_rows(begin, end, [&](int64_t r, int64_t s) { return operand_row(r, s, begin); });
         pack_list(count, seq_.H, operand_packed_);
-        weight_product(a_.dw_hh, count, seq_.H, operand_packed_, E, G, Cell::slot_h);
+        weight_product(a_.dw_hh, is_first, count, seq_.H, operand_packed_, E, G, Cell::slot_h);
       }
     }
     if (db_) {
@@ -434,8 +438,8 @@ class Backward {
   // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate,
   // last_gate)
   template <class Slot>
-  void weight_product(const Tensor& dw, int64_t count, int64_t columns, const T* packed,
-                      int first_gate, int last_gate, const Slot& slot) const {
+  void weight_product(const Tensor& dw, bool is_first, int64_t count, int64_t columns,
+                      const T* packed, int first_gate, int last_gate, const Slot& slot) const {
     const int64_t H = seq_.H;
     const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
     parallel_for(threads_, tasks_per_gate * (last_gate - first_gate), [&](int64_t task) {
@@ -446,7 +450,8 @@ class Backward {
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
       alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
       for_each_tile<1>(rows, 0, blocks_of<T>(columns), 1, count, [&](const Tile& tile) {
-        Left<T> left{{}, dgates_width_};
+        Left<T> left;
+        left.stride = dgates_width_;
         for (int m = 0; m < tile.rows; ++m)
           left.rows[m] = column + tile.k * dgates_width_ + tile.row + m;
         Right<T> right = weights_of<T, 1>(tile, packed, count * kLanes);
@@ -455,13 +460,20 @@ class Backward {
         right.out = product;
         right.init = tile.first_piece ? nullptr : product;
         right.init_stride = right.out_stride;
+        T* to = out + tile.row * columns;
+        if (tile.last_piece && !is_first) {
+          for (int m = 0; m < tile.rows; ++m) {
+            for (int j = 0; j < tile.blocks; ++j)
+              __builtin_prefetch(to + m * columns + (tile.block + j) * kLanes, 1, 3);
+          }
+        }
         multiply<T, 1>(tile.rows, tile.blocks, left, right);
         if (!tile.last_piece) return;
-        for (int m = 0; m < tile.rows; ++m) {
-          T* to = out + (tile.row + m) * columns;
+        for (int m = 0; m < tile.rows; ++m, to += columns) {
           for (int j = 0; j < tile.blocks; ++j) {
-            const V sum = V::load(product + (m * tile.blocks + j) * kLanes);
-            store_block(to, tile.block + j, columns, load_block(to, tile.block + j, columns) + sum);
+            V sum = V::load(product + (m * tile.blocks + j) * kLanes);
+            if (!is_first) sum = load_block(to, tile.block + j, columns) + sum;
+            store_block(to, tile.block + j, columns, sum);
           }
         }
       });

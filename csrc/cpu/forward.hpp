@@ -131,7 +131,8 @@ class Forward {
                                                                width_ * int64_t{sizeof(T)})))) {
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
-    sums_ = arena.take<T>(parts_ * larger(seq_.B, 1) * kSums);
+    sums_ = arena.take<T>(parts_ * seq_.B * kSums);
+    outputs_ = arena.take<Outputs>(parts_ * seq_.B);
     x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
     h_ = arena.take<T>(seq_.B * width_);
@@ -197,7 +198,8 @@ class Forward {
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, team, part);
       for_each_tile<G>(count, range.first, range.last, 1, seq_.I, [&](const Tile& tile) {
-        Left<T> left{{}, 1};
+        Left<T> left;
+        left.stride = 1;
         for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m] + tile.k;
         Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
         right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
@@ -216,56 +218,67 @@ class Forward {
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, team, part);
+      T* sums = sums_ + (part * seq_.B + first) * kSums;
+      Outputs* outputs = outputs_ + part * seq_.B + first;
+      for (int64_t r = 0; r < rows; ++r) outputs[r] = outputs_of(first + r, s);
       for_each_tile<L>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
-        const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late,
-                                           sums_ + (part * seq_.B + first) * kSums);
+        const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, sums);
         if (!tile.last_piece) return;
-        for (int m = 0; m < tile.rows; ++m) {
-          const int64_t r = tile.row + m;
-          finish_row(first + r, s, tile.block, tile.blocks, gx + r * G * width_,
-                     gh + m * tile.blocks * L * kLanes, h + r * width_, h_next + r * width_,
-                     S == 2 ? c + r * width_ : nullptr);
+        for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
+          for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += L * kLanes) {
+            const int64_t at = r * width_ + j * kLanes;
+            finish_block(outputs[r], j, gx + (r * blocks_ + j) * G * kLanes, gh, h + at,
+                         h_next + at, S == 2 ? c + at : nullptr);
+          }
         }
       });
     });
   }
 
-  // h' = panel row `h` at unit blocks [block, block + blocks)
-  void finish_row(int64_t row, int64_t s, int64_t block, int blocks, const T* gx, const T* gh,
-                  const T* h, T* h_next, T* c) const {
-    const int64_t t = seq_.time(row, s), b = seq_.batch[row], H = seq_.H;
-    const bool masked = seq_.masked(row, s);
-    T* y = row_of<T>(a_.y, t, b);
-    T* c_out = S == 2 && a_.c.present ? row_of<T>(a_.c, t, b) : nullptr;
-    T* reserve = R > 0 && a_.reserve.present ? row_of<T>(a_.reserve, t, b) : nullptr;
+  // Where the results of one row's step go; null for what nobody wants.
+  struct Outputs {
+    T *y, *c, *reserve, *h_n, *c_n;
+    bool masked;
+  };
+
+  Outputs outputs_of(int64_t row, int64_t s) const {
+    const int64_t t = seq_.time(row, s), b = seq_.batch[row];
     const bool last = s + 1 == seq_.length[row];
-    T* h_n = last ? row_of<T>(a_.h_n, b) : nullptr;
-    T* c_n = S == 2 && last ? row_of<T>(a_.c_n, b) : nullptr;
-    for (int64_t j = block; j < block + blocks; ++j, gh += L * kLanes) {
-      V x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
+    return {row_of<T>(a_.y, t, b),
+            S == 2 && a_.c.present ? row_of<T>(a_.c, t, b) : nullptr,
+            R > 0 && a_.reserve.present ? row_of<T>(a_.reserve, t, b) : nullptr,
+            last ? row_of<T>(a_.h_n, b) : nullptr,
+            S == 2 && last ? row_of<T>(a_.c_n, b) : nullptr,
+            seq_.masked(row, s)};
+  }
+
+  // the cell on V units of a row: block j
+  void finish_block(const Outputs& to, int64_t j, const T* gx, const T* gh, const T* h, T* h_next,
+                    T* c) const {
+    const int64_t H = seq_.H;
+    V x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) x_gates[g] = V::load(gx + (j * G + g) * kLanes);
+    for (int g = 0; g < G; ++g) x_gates[g] = V::load(gx + g * kLanes);
 #pragma GCC unroll 4
-      for (int g = 0; g < L; ++g) h_gates[g] = V::load(gh + g * kLanes);
-      prev[0] = V::load(h + j * kLanes);
-      if (S == 2) prev[1] = V::load(c + j * kLanes);
-      Cell::forward(x_gates, h_gates, prev, curr, saved);
-      if (masked) {
-        curr[0] = prev[0];
-        if (S == 2) curr[1] = prev[1];
-      }
-      curr[0].store(h_next + j * kLanes);
-      store_block(y, j, H, curr[0]);
-      if (h_n) store_block(h_n, j, H, curr[0]);
-      if (S == 2) {
-        if (c_n) store_block(c_n, j, H, curr[1]);
-        curr[1].store(c + j * kLanes);
-        if (c_out) store_block(c_out, j, H, curr[1]);
-      }
-      if (reserve) {
+    for (int g = 0; g < L; ++g) h_gates[g] = V::load(gh + g * kLanes);
+    prev[0] = V::load(h);
+    if (S == 2) prev[1] = V::load(c);
+    Cell::forward(x_gates, h_gates, prev, curr, saved);
+    if (to.masked) {
+      curr[0] = prev[0];
+      if (S == 2) curr[1] = prev[1];
+    }
+    curr[0].store(h_next);
+    store_block(to.y, j, H, curr[0]);
+    if (to.h_n) store_block(to.h_n, j, H, curr[0]);
+    if (S == 2) {
+      curr[1].store(c);
+      if (to.c) store_block(to.c, j, H, curr[1]);
+      if (to.c_n) store_block(to.c_n, j, H, curr[1]);
+    }
+    if (to.reserve) {
 #pragma GCC unroll 4
-        for (int i = 0; i < R; ++i) store_block(reserve + i * H, j, H, saved[i]);
-      }
+      for (int i = 0; i < R; ++i) store_block(to.reserve + i * H, j, H, saved[i]);
     }
   }
 
@@ -303,7 +316,8 @@ class Forward {
   template <int N>
   const T* recurrent_product(const T* panel, const Tile& tile, const T* w, const T* b,
                              T* sums) const {
-    Left<T> left{{}, 1};
+    Left<T> left;
+    left.stride = 1;
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_ + tile.k;
     Right<T> right = weights_of<T, N>(tile, w, seq_.H * N * kLanes);
     right.out_stride = tile.blocks * N * kLanes;
@@ -338,6 +352,7 @@ class Forward {
   int64_t* counters_;
   int64_t* first_;
   const T** x_rows_;
+  Outputs* outputs_;
   T *sums_, *gx_, *h_, *h_next_, *c_, *operand_;
 };
 

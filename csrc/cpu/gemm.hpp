@@ -180,8 +180,9 @@ struct Tile {
   int segment;  // which, and where in it
   int64_t in_segment;
   bool first_piece, last_piece;
-  int64_t index, count;  // which of how many tiles this one is among those of the same weights
-  int64_t next_block, next_k;  // the weights that come after
+  // the weights that come after: this tile's share in fetching them, ahead_rate values of k a turn
+  int64_t next_block, next_k;
+  int64_t ahead_rate, ahead_until;
 };
 
 // Terms of a sum that are done for all rows before the next ones are: their weights, of the blocks
@@ -199,39 +200,37 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
   const int64_t tall =
       rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
-  const int64_t wanted = tiles > 1 ? (length + kPieceLength / 2) / kPieceLength : 1;
-  const int64_t pieces = wanted > 1 ? wanted : 1;
-  int64_t block = first;
-  while (block < last) {
-    int width = max_blocks(tallest, G);
-    while (width > last - block) width /= 2;
-    const int64_t next_block = block + width < last ? block + width : first;
-    for (int segment = 0; segment < segments; ++segment) {
-      for (int64_t piece = 0; piece < pieces; ++piece) {
-        const int64_t begin = length * piece / pieces, end = length * (piece + 1) / pieces;
-        const bool last_piece = segment + 1 == segments && piece + 1 == pieces;
-        Tile tile{0,
-                  0,
-                  block,
-                  width,
-                  segment * length + begin,
-                  end - begin,
-                  segment,
-                  begin,
-                  segment == 0 && piece == 0,
-                  last_piece,
-                  0,
-                  tiles,
-                  last_piece ? next_block : block,
-                  last_piece ? 0 : segment * length + end};
-        for (; tile.index < tiles; ++tile.index) {
-          tile.rows = tile.index < tall ? tallest : tallest - 1;
+  const int64_t pieces =
+      tiles > 1 && length > kPieceLength ? (length + kPieceLength / 2) / kPieceLength : 1;
+  const int64_t piece_length = (length + pieces - 1) / pieces;
+  // Each of several tiles fetches its share of what comes next; one alone leaves it to the CPU.
+  const int64_t share = tiles > 1 ? (piece_length + tiles - 1) / tiles : 0;
+  const int64_t rate = tiles >= kUnroll ? 1 : 2;
+  Tile tile{};
+  tile.ahead_rate = rate;
+  tile.ahead_until = (share + rate - 1) / rate * kUnroll;
+  for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
+    tile.blocks = max_blocks(tallest, G);
+    while (tile.blocks > last - tile.block) tile.blocks /= 2;
+    for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
+      for (tile.in_segment = 0; tile.in_segment < length; tile.in_segment += tile.length) {
+        const int64_t left = length - tile.in_segment;
+        tile.length = left < piece_length ? left : piece_length;
+        tile.k = tile.segment * length + tile.in_segment;
+        tile.first_piece = tile.k == 0;
+        tile.last_piece = tile.k + tile.length == segments * length;
+        const int64_t after = tile.block + tile.blocks < last ? tile.block + tile.blocks : first;
+        tile.next_block = tile.last_piece ? after : tile.block;
+        tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
+        tile.row = 0;
+        for (int64_t i = 0; i < tiles; ++i) {
+          tile.rows = i < tall ? tallest : tallest - 1;
           body(tile);
           tile.row += tile.rows;
+          tile.next_k += share;
         }
       }
     }
-    block += width;
   }
 }
 
@@ -241,17 +240,16 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
 template <class T, int G>
 Right<T> weights_of(const Tile& tile, const T* packed, int64_t block_stride) {
   constexpr int64_t kRow = G * Vec<T>::kLanes;
-  const auto at = [&](int64_t block, int64_t k) {
-    return packed + block * block_stride + k * kRow;
-  };
-  Right<T> right{
-      at(tile.block, tile.k), block_stride, tile.length, nullptr, 0, nullptr, 0, nullptr, 0, 0};
-  if (tile.count > 1) {
-    right.ahead = at(tile.next_block, tile.next_k + tile.length * tile.index / tile.count);
-    right.ahead_rate = (kUnroll + tile.count - 1) / tile.count;
-    right.ahead_until = (tile.length * kUnroll / tile.count + kUnroll) / right.ahead_rate;
-  }
-  return right;
+  return {packed + tile.block * block_stride + tile.k * kRow,
+          block_stride,
+          tile.length,
+          nullptr,
+          0,
+          nullptr,
+          0,
+          packed + tile.next_block * block_stride + tile.next_k * kRow,
+          tile.ahead_rate,
+          tile.ahead_until};
 }
 
 template <class T>

@@ -65,6 +65,7 @@ inline Float zip_low(Float a, Float b) {
 inline Float zip_high(Float a, Float b) {
   return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
 }
+inline Float quotient(Float a, Float b) { return a / b; }
 inline void keep_in_register(Float& a) { asm("" : "+x"(a.v)); }
 
 template <>
@@ -116,6 +117,7 @@ inline Double zip_low(Double a, Double b) {
 inline Double zip_high(Double a, Double b) {
   return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31)};
 }
+inline Double quotient(Double a, Double b) { return a / b; }
 inline void keep_in_register(Double& a) { asm("" : "+x"(a.v)); }
 
 }  // namespace FASTRNN_ISA

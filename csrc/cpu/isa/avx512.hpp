@@ -63,6 +63,14 @@ inline Float zip_high(Float a, Float b) {
       _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   return {_mm512_permutex2var_ps(a.v, from, b.v)};
 }
+// The divider takes one vector in 16 cycles. A reciprocal of 14 bits, improved once, and the
+// quotient corrected by its remainder.
+inline Float quotient(Float a, Float b) {
+  const Float near{_mm512_rcp14_ps(b.v)};
+  const Float reciprocal = fma(fma(Float{-b.v}, near, Float::set(1)), near, near);
+  const Float q = a * reciprocal;
+  return fma(fma(Float{-b.v}, q, a), reciprocal, q);
+}
 inline void keep_in_register(Float& a) { asm("" : "+v"(a.v)); }
 
 template <>
@@ -103,6 +111,13 @@ inline Double zip_low(Double a, Double b) {
 }
 inline Double zip_high(Double a, Double b) {
   return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v)};
+}
+inline Double quotient(Double a, Double b) {
+  const Double one = Double::set(1), near{_mm512_rcp14_pd(b.v)};
+  const Double nearer = fma(fma(Double{-b.v}, near, one), near, near);
+  const Double reciprocal = fma(fma(Double{-b.v}, nearer, one), nearer, nearer);
+  const Double q = a * reciprocal;
+  return fma(fma(Double{-b.v}, q, a), reciprocal, q);
 }
 inline void keep_in_register(Double& a) { asm("" : "+v"(a.v)); }
 

@@ -58,6 +58,7 @@ inline uint32x4_t less(Float a, Float b) { return vcltq_f32(a.v, b.v); }
 inline Float select(uint32x4_t m, Float yes, Float no) { return {vbslq_f32(m, yes.v, no.v)}; }
 inline Float zip_low(Float a, Float b) { return {vzip1q_f32(a.v, b.v)}; }
 inline Float zip_high(Float a, Float b) { return {vzip2q_f32(a.v, b.v)}; }
+inline Float quotient(Float a, Float b) { return a / b; }
 inline void keep_in_register(Float& a) { asm("" : "+w"(a.v)); }
 
 template <>
@@ -101,6 +102,7 @@ inline uint64x2_t less(Double a, Double b) { return vcltq_f64(a.v, b.v); }
 inline Double select(uint64x2_t m, Double yes, Double no) { return {vbslq_f64(m, yes.v, no.v)}; }
 inline Double zip_low(Double a, Double b) { return {vzip1q_f64(a.v, b.v)}; }
 inline Double zip_high(Double a, Double b) { return {vzip2q_f64(a.v, b.v)}; }
+inline Double quotient(Double a, Double b) { return a / b; }
 inline void keep_in_register(Double& a) { asm("" : "+w"(a.v)); }
 
 }  // namespace FASTRNN_ISA

@@ -52,6 +52,10 @@ template <class T>
 inline Vec<T> operator/(Vec<T> a, Vec<T> b) {
   return {a.v / b.v};
 }
+template <class T>
+inline Vec<T> quotient(Vec<T> a, Vec<T> b) {
+  return a / b;
+}
 // Not fused where the CPU has no such instruction: std::fma in software would be 50 times slower.
 template <class T>
 inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
