@@ -64,7 +64,7 @@ __attribute__((noinline)) Gate<V> activate(const Activation& f, V a) {
       return {a * d, d * d};
     }
     case Function::kSoftplus:
-      return {maximum(zero, a) + log1p_of_unit(exp(zero - abs(a))), sigmoid(a)};
+      return {maximum(zero, a) + log1p_of_unit(exp_minus_abs(a)), sigmoid(a)};
   }
   return {a, one};
 }
