@@ -128,16 +128,8 @@ class Backward {
     copy_or_zero<T>(zeros_, nullptr, dgates_width_);
     if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
     // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
-    parallel_for(threads_, blocks_, [&](int64_t block) {
-      pack_block(static_cast<const T*>(f_.w_hh.data), block, H, G * H, 1, f_.w_hh.stride[1],
-                 f_.w_hh.stride[0], 0, w_hh_);
-    });
-    if (a_.dx.present) {
-      parallel_for(threads_, input_blocks_, [&](int64_t block) {
-        pack_block(static_cast<const T*>(f_.w_ih.data), block, seq_.I, G * H, 1, f_.w_ih.stride[1],
-                   f_.w_ih.stride[0], 0, w_ih_);
-      });
-    }
+    pack_weights(f_.w_hh, H, w_hh_);
+    if (a_.dx.present) pack_weights(f_.w_ih, seq_.I, w_ih_);
     for (int64_t r = 0; r < seq_.B; ++r) {
       const int64_t b = seq_.batch[r];
       load_state(a_.dh_n, b, dh_ + r * width_);
@@ -147,6 +139,22 @@ class Backward {
           copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }
+  }
+
+  void pack_weights(const Tensor& w, int64_t columns, T* packed) const {
+    const int64_t blocks = blocks_of<T>(columns), length = G * seq_.H;
+    const T* data = static_cast<const T*>(w.data);
+    if (w.stride[1] != 1) {
+      parallel_for(threads_, blocks, [&](int64_t block) {
+        pack_block(data, block, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
+      });
+      return;
+    }
+    constexpr int64_t kAtOnce = 8;  // a row's neighbouring blocks are read together
+    parallel_for(threads_, (blocks + kAtOnce - 1) / kAtOnce, [&](int64_t i) {
+      pack_columns(data, columns, length, w.stride[0], i * kAtOnce,
+                   smaller(blocks, (i + 1) * kAtOnce), packed);
+    });
   }
 
   void clear(const Tensor& dw, int64_t columns) const {

@@ -262,6 +262,26 @@ int64_t padded(int64_t units) {
   return blocks_of<T>(units) * Vec<T>::kLanes;
 }
 
+// V values at p + block V, of which the last block of `units` may have fewer
+template <class T>
+Vec<T> load_block(const T* p, int64_t block, int64_t units) {
+  using V = Vec<T>;
+  const int64_t left = units - block * V::kLanes;
+  return left >= V::kLanes ? V::load(p + block * V::kLanes)
+                           : V::load(p + block * V::kLanes, static_cast<int>(left));
+}
+
+template <class T>
+void store_block(T* p, int64_t block, int64_t units, Vec<T> value) {
+  using V = Vec<T>;
+  const int64_t left = units - block * V::kLanes;
+  if (left >= V::kLanes) {
+    value.store(p + block * V::kLanes);
+  } else {
+    value.store(p + block * V::kLanes, static_cast<int>(left));
+  }
+}
+
 // V vectors of V values: rows become columns, in log2(V) rounds of perfect shuffles
 template <class V>
 void transpose(V* rows) {
@@ -305,6 +325,19 @@ void pack_block(const T* source, int64_t block, int64_t units, int64_t length, i
       for (int lane = 0; lane < kLanes; ++lane) {
         to[k * row + lane] = lane < width ? from[lane * unit_stride + k * k_stride] : T(0);
       }
+    }
+  }
+}
+
+// packed[block][k][lane] = w[k][block V + lane], zero beyond the last column, for blocks [first,
+// last) of a matrix whose rows are contiguous
+template <class T>
+void pack_columns(const T* w, int64_t columns, int64_t length, int64_t row_stride, int64_t first,
+                  int64_t last, T* packed) {
+  for (int64_t k = 0; k < length; ++k) {
+    for (int64_t block = first; block < last; ++block) {
+      load_block(w + k * row_stride, block, columns)
+          .store(packed + (block * length + k) * Vec<T>::kLanes);
     }
   }
 }

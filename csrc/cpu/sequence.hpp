@@ -58,26 +58,6 @@ void copy_or_zero(T* to, const T* from, int64_t n) {
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// V values at p + block V, of which the last block of `units` may have fewer
-template <class T>
-Vec<T> load_block(const T* p, int64_t block, int64_t units) {
-  using V = Vec<T>;
-  const int64_t left = units - block * V::kLanes;
-  return left >= V::kLanes ? V::load(p + block * V::kLanes)
-                           : V::load(p + block * V::kLanes, static_cast<int>(left));
-}
-
-template <class T>
-void store_block(T* p, int64_t block, int64_t units, Vec<T> value) {
-  using V = Vec<T>;
-  const int64_t left = units - block * V::kLanes;
-  if (left >= V::kLanes) {
-    value.store(p + block * V::kLanes);
-  } else {
-    value.store(p + block * V::kLanes, static_cast<int>(left));
-  }
-}
-
 template <class F>
 void parallel_for(int threads, int64_t count, const F& body) {
   parallel(

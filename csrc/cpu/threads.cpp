@@ -150,12 +150,13 @@ std::atomic<int> chosen_threads{0};  // 0: not chosen yet
 }  // namespace
 
 void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i), void* context) {
-  Job job{task, context, count};
   if (threads > 1 && count > 1) {
+    Job job{task, context, count};
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
     if (pool().run(helpers, job)) return;
   }
-  job.work();
+  // without an atomic counter: it would wait for all that a task has written to reach the cache
+  for (int64_t i = 0; i < count; ++i) task(context, i);
 }
 
 int num_threads() {

@@ -1,6 +1,6 @@
 """RNN, LSTM and GRU layers for NumPy, with torch's constructor, parameter names and shapes.
 
-A layer here is what torch calls one: num_layers levels in one or two directions over the functional
+A layer here is what torch calls one: num_layers levels in one or two directions over the core's
 calls. The equations live in the core; this file owns only the parameters, the stacking, the dropout
 between levels, and what a training forward keeps for backward.
 """
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from . import _core, functional
+from . import _core
 from .atomic import write_atomically
 from .dropout import dropout_mask
 
@@ -29,7 +29,7 @@ State = TypeVar("State", bound=Any)  # h, or (h, c) for the LSTM
 Self = TypeVar("Self", bound="Recurrent[Any]")
 
 
-_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the functional calls' order
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the core's order
 
 
 class Gradients(NamedTuple):
@@ -46,21 +46,21 @@ class _Cell(NamedTuple):
     gates: int
     states: int  # 1: h, 2: (h, c)
     core_name: Callable[[Any], str]  # of a layer: what the core calls its cell
-    backward: Callable[..., Any]  # the functional call
+    core_names: tuple[str, ...]  # all that it may call one of this kind
     options: tuple[str, ...] = ()  # the constructor's arguments that choose among the core's cells
 
 
 class _Call(NamedTuple):
     """What one training forward keeps for its backward."""
 
-    saved: list[Any]  # one of the functional calls' `saved` per level and direction
+    saved: list[Any]  # the core's, one per level and direction
     masks: list[Array | None]  # one dropout mask per level
     y_shape: tuple[int, ...]
-    state_shape: tuple[int, ...]
+    batch: int
 
 
 class Recurrent(Generic[State]):
-    """What RNN, LSTM and GRU share; a subclass names its cell and its functional calls."""
+    """What RNN, LSTM and GRU share; a subclass names its cell."""
 
     _cell: ClassVar[_Cell]
 
@@ -119,7 +119,7 @@ class Recurrent(Generic[State]):
         self.dropout_calls = 0
         self._call: _Call | None = None
         self._parameters: dict[str, Array] = {}
-        self._cache: dict[tuple[int, int], _core.Weights] = {}
+        self._packed: list[_core.Weights] = []
         self._initialise()
 
     # ------------------------------------------------------------------ parameters
@@ -148,7 +148,7 @@ class Recurrent(Generic[State]):
         """
         value.flags.writeable = False
         self._parameters[name] = value
-        self._cache.clear()
+        self._packed = []
 
     def _checked(self, name: str, value: npt.ArrayLike) -> Array:
         """A copy of `value` after checks against parameter `name`."""
@@ -219,7 +219,7 @@ class Recurrent(Generic[State]):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy has its own parameters, and no forward behind it
-        own = {"_parameters": dict(self._parameters), "_cache": {}, "_call": None}
+        own: dict[str, Any] = {"_parameters": dict(self._parameters), "_packed": [], "_call": None}
         return self.__dict__ | own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -320,37 +320,41 @@ class Recurrent(Generic[State]):
         Raises ValueError and TypeError for a wrong shape or dtype.
         """
         x = np.asarray(x)
-        symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
-        self._check("forward", "x", x, symbols, (None, None, self.input_size))
+        if x.ndim != 3 or x.shape[2] != self.input_size or x.dtype != self.dtype:
+            symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            self._check("forward", "x", x, symbols, (None, None, self.input_size))
         batch = x.shape[0] if self.batch_first else x.shape[1]
-        initial = self._unpack("forward", "state", state, batch)
+        initial = () if state is None else self._unpack("forward", "state", state, batch)
 
+        directions = self._directions
         saved: list[Any] = []
         masks: list[Array | None] = []
-        last: list[tuple[Array, ...]] = []
+        last: list[Array] = []  # h_n, c_n of each row of a state in turn; c_n is None without a c
         y = x
+        h0 = c0 = None
         for layer in range(self.num_layers):
             outputs = []
-            for direction in range(self._directions):
-                row = layer * self._directions + direction
-                h0, c0 = (*(part[row] for part in initial or ()), None, None)[:2]
-                output, h_n, c_n, kept, *_ = self._weights(layer, direction).forward(
+            for direction in range(directions):
+                row = layer * directions + direction
+                if initial:
+                    h0, c0 = (*(part[row] for part in initial), None)[:2]
+                output, h_n, c_n, kept, *_ = self._weights(row).forward(
                     y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)
-                last.append((h_n,) if c_n is None else (h_n, c_n))
+                last += h_n, c_n
                 saved.append(kept)
             y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
-            scale = self._dropout_mask(y.shape, layer) if training else None
+            scale = self._dropout_mask(y.shape, layer) if training and self.dropout else None
             masks.append(scale)
             if scale is not None:
                 y = y * scale  # not in place: backward may need the undropped y
 
-        final = tuple(map(_stack, zip(*last, strict=True)))
+        final = self._pack_rows(last)
         if training:
-            self.dropout_calls += any(scale is not None for scale in masks)
-            self._call = _Call(saved, masks, y.shape, final[0].shape)
-        return y, self._pack(final)
+            self.dropout_calls += self.dropout > 0 and self.num_layers > 1
+            self._call = _Call(saved, masks, y.shape, batch)
+        return y, final
 
     def backward(self, dy: Array | None, dstate: State | None = None) -> Gradients:
         """Back-propagation through time for the last forward(training=True), once for each.
@@ -364,41 +368,48 @@ class Recurrent(Generic[State]):
         """
         if self._call is None:
             raise RuntimeError(f"{self._name}.backward: no forward(training=True) came before")
-        saved, masks, y_shape, state_shape = self._call
+        saved, masks, y_shape, batch = self._call
         if dy is not None:
             dy = np.asarray(dy)
-            self._check("backward", "dy", dy, "shaped as y", y_shape)
-        final = self._unpack("backward", "dstate", dstate, state_shape[1])
+            if dy.shape != y_shape or dy.dtype != self.dtype:
+                self._check("backward", "dy", dy, "shaped as y", y_shape)
+        final = () if dstate is None else self._unpack("backward", "dstate", dstate, batch)
         self._call = None
 
-        parameters: dict[str, Array] = {}
-        dinitial: list[tuple[Array, ...]] = []
+        directions, name = self._directions, f"{self._name}.backward"
+        dweights: list[Array] = []  # of all parameters, backwards
+        first: list[Array] = []  # dh0, dc0 of each row of a state in turn, backwards
+        dh_n = dc_n = None
         for layer in reversed(range(self.num_layers)):
             scale = masks[layer]
             if scale is not None and dy is not None:
                 dy = dy * scale
             dx: Array | None = None
-            for direction in reversed(range(self._directions)):
-                row = layer * self._directions + direction
-                units = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-                g = self._cell.backward(
+            for direction in reversed(range(directions)):
+                row = layer * directions + direction
+                dy_here = dy
+                if dy is not None and directions == 2:
+                    dy_here = np.split(dy, 2, axis=-1)[direction]
+                if final:
+                    dh_n, dc_n = (*(part[row] for part in final), None)[:2]
+                part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0 = _core.backward(
+                    name,
+                    self._cell.core_names,
                     saved.pop(),  # its memory is free as soon as its gradients are known
-                    None if dy is None else dy[..., units],
-                    *(() if final is None else (part[row] for part in final)),
+                    dy_here,
+                    dh_n,
+                    dc_n,
                 )
-                dweights = (g.dw_ih, g.dw_hh, g.db_ih, g.db_hh)
-                for kind, value in zip(_KINDS, dweights, strict=True):
-                    if value is not None:
-                        parameters[kind + _suffix(layer, direction)] = value
-                dinitial.append((g.dh0, g.dc0) if self._cell.states == 2 else (g.dh0,))
-                dx = g.dx if dx is None else np.add(dx, g.dx, out=dx)
+                if self.bias:
+                    dweights += db_hh, db_ih
+                dweights += dw_hh, dw_ih
+                first += dc0, dh0
+                dx = part if dx is None else np.add(dx, part, out=dx)
             dy = dx
 
         assert dy is not None
-        dstate0 = tuple(map(_stack, zip(*reversed(dinitial), strict=True)))
-        return Gradients(
-            dy, self._pack(dstate0), {name: parameters[name] for name in self._parameters}
-        )
+        parameters = dict(zip(self._parameters, reversed(dweights), strict=True))
+        return Gradients(dy, self._pack_rows(first[::-1]), parameters)
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """One step of a stream: x (B, I) and the state give y (B, H) and the next state.
@@ -412,9 +423,9 @@ class Recurrent(Generic[State]):
                 f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
             )
         h, c = (*self._parts("step", "state", state), None, None)[:2]
-        layers = [self._weights(layer, 0) for layer in range(self.num_layers)]
+        layers = [self._weights(layer) for layer in range(self.num_layers)]
         h, c = _core.stack_step(f"{self._name}.step", layers, x, h, c)
-        return h[-1], self._pack((h, c) if c is not None else (h,))
+        return h[-1], cast(State, h if c is None else (h, c))
 
     # ------------------------------------------------------------------ helpers
     @property
@@ -425,22 +436,25 @@ class Recurrent(Generic[State]):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weights(self, layer: int, direction: int) -> _core.Weights:
+    def _weights(self, row: int) -> _core.Weights:
         """The weights of one level and direction, packed for the kernels until a parameter changes.
 
         They are packed for the backend that FASTRNN_BACKEND names at that time.
         """
-        weights = self._cache.get((layer, direction))
-        if weights is None:
-            suffix = _suffix(layer, direction)
-            w_ih, w_hh, b_ih, b_hh = (self._parameters.get(kind + suffix) for kind in _KINDS)
-            core_name = self._cell.core_name(self)
-            weights = _core.Weights(self._name, core_name, w_ih, w_hh, b_ih, b_hh, None)
-            self._cache[layer, direction] = weights
-        return weights
+        if not self._packed:
+            for layer in range(self.num_layers):
+                for direction in range(self._directions):
+                    suffix = _suffix(layer, direction)
+                    w_ih, w_hh, b_ih, b_hh = (
+                        self._parameters.get(kind + suffix) for kind in _KINDS
+                    )
+                    name = self._cell.core_name(self)
+                    weights = _core.Weights(self._name, name, w_ih, w_hh, b_ih, b_hh, None)
+                    self._packed.append(weights)
+        return self._packed[row]
 
     def _dropout_mask(self, shape: tuple[int, ...], layer: int) -> Array | None:
-        if self.dropout == 0.0 or layer == self.num_layers - 1:
+        if layer == self.num_layers - 1:
             return None
         first, second, units = shape
         steps, batch = (second, first) if self.batch_first else (first, second)
@@ -470,12 +484,8 @@ class Recurrent(Generic[State]):
             raise ValueError(f"{where} must be {symbols} = ({numbers}), got {array.shape}")
         raise TypeError(f"{where} must be {self.dtype} as the layer is, got {array.dtype}")
 
-    def _unpack(
-        self, method: str, argument: str, state: State | None, batch: int
-    ) -> tuple[Array, ...] | None:
+    def _unpack(self, method: str, argument: str, state: State, batch: int) -> tuple[Array, ...]:
         """A state as the tuple of its parts, checked."""
-        if state is None:
-            return None
         parts = tuple(np.asarray(part) for part in self._parts(method, argument, state))
         shape = (self.num_layers * self._directions, batch, self.hidden_size)
         for name, part in zip("hc", parts, strict=False):
@@ -495,8 +505,10 @@ class Recurrent(Generic[State]):
             )
         return state
 
-    def _pack(self, parts: tuple[Array, ...]) -> State:
-        return cast(State, parts if self._cell.states == 2 else parts[0])
+    def _pack_rows(self, rows: list[Array]) -> State:
+        """A state of its rows: h and c of each in turn."""
+        h = _stack(rows[::2])
+        return cast(State, h if self._cell.states == 1 else (h, _stack(rows[1::2])))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.configuration().items())
@@ -504,8 +516,7 @@ class Recurrent(Generic[State]):
 
 
 def _stack(parts: Sequence[Array]) -> Array:
-    """A new array, so that changing y in place cannot change the state. One part is common."""
-    return parts[0][np.newaxis].copy() if len(parts) == 1 else np.stack(parts)
+    return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)
 
 
 def _suffix(layer: int, direction: int) -> str:
@@ -534,7 +545,7 @@ class RNN(Recurrent[Array]):
         gates=1,
         states=1,
         core_name=lambda layer: f"rnn_{layer.nonlinearity}",
-        backward=functional.rnn_backward,
+        core_names=("rnn_tanh", "rnn_relu"),
         options=("nonlinearity",),
     )
 
@@ -586,7 +597,7 @@ class LSTM(Recurrent["tuple[Array, Array]"]):
         gates=4,
         states=2,
         core_name=lambda _: "lstm",
-        backward=functional.lstm_backward,
+        core_names=("lstm",),
     )
 
 
@@ -607,7 +618,7 @@ class GRU(Recurrent[Array]):
         gates=3,
         states=1,
         core_name=lambda layer: "gru" if layer.reset_after else "gru_reset_before",
-        backward=functional.gru_backward,
+        core_names=("gru", "gru_reset_before"),
         options=("reset_after",),
     )
 
