@@ -25,7 +25,9 @@ class Events {
  public:
   Events(uint64_t key, Stream stream, double p, T yes, T no)
       : key_(key), stream_(static_cast<uint32_t>(stream)), yes_(yes), no_(no) {
-    threshold_ = static_cast<uint64_t>(p * 4294967296.0 + 0.5);
+    const uint64_t threshold = static_cast<uint64_t>(p * 4294967296.0 + 0.5);
+    last_ = static_cast<uint32_t>(threshold - 1);
+    if (threshold == 0) last_ = 0, yes_ = no;
   }
 
   void fill(int64_t t, int64_t b, int64_t units, T* out) const {
@@ -41,24 +43,21 @@ class Events {
   }
 
  private:
-  static constexpr int kAtOnce = 16;
+  static constexpr int kAtOnce = 64;
 
   template <class Use>
   void each_piece(int64_t t, int64_t b, int64_t units, const Use& use) const {
-    uint32_t words[4][kAtOnce];
+    T values[4 * kAtOnce];
     for (int64_t first = 0; first < units; first += 4 * kAtOnce) {
-      philox(static_cast<uint32_t>(first / 4), static_cast<uint32_t>(b), static_cast<uint32_t>(t),
-             words);
-      T values[4 * kAtOnce];
-      for (int i = 0; i < kAtOnce; ++i) {
-        for (int w = 0; w < 4; ++w) values[4 * i + w] = words[w][i] < threshold_ ? yes_ : no_;
-      }
+      decide(static_cast<uint32_t>(first / 4), static_cast<uint32_t>(b), static_cast<uint32_t>(t),
+             values);
       use(first, smaller(4 * kAtOnce, units - first), values);
     }
   }
 
-  FASTRNN_VECTORISE __attribute__((noinline)) void philox(uint32_t block, uint32_t b, uint32_t t,
-                                                          uint32_t (&c)[4][kAtOnce]) const {
+  FASTRNN_VECTORISE __attribute__((noinline)) void decide(uint32_t block, uint32_t b, uint32_t t,
+                                                          T* values) const {
+    uint32_t c[4][kAtOnce];
     for (int i = 0; i < kAtOnce; ++i) {
       c[0][i] = block + static_cast<uint32_t>(i), c[1][i] = b, c[2][i] = t, c[3][i] = stream_;
     }
@@ -74,10 +73,19 @@ class Events {
       }
       k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
+    const uint32_t last = last_;
+    const T yes = yes_, no = no_;
+    FASTRNN_VECTOR_LOOP
+    for (int i = 0; i < kAtOnce; ++i) {
+      values[4 * i] = c[0][i] <= last ? yes : no;
+      values[4 * i + 1] = c[1][i] <= last ? yes : no;
+      values[4 * i + 2] = c[2][i] <= last ? yes : no;
+      values[4 * i + 3] = c[3][i] <= last ? yes : no;
+    }
   }
 
-  uint64_t key_, threshold_;
-  uint32_t stream_;
+  uint64_t key_;
+  uint32_t stream_, last_;  // an event is a word of at most last_
   T yes_, no_;
 };
 
