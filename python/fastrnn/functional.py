@@ -36,7 +36,7 @@ from fastrnn import _core
 from fastrnn.reference.features import Features, LayerNorm, Settings, settings
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 Array = Any  # NumPy's, or one that speaks DLPack
 
@@ -193,11 +193,10 @@ def lstm_backward(
     dy (T, B, H), dh_n and dc_n (B, H): gradients of the loss; None is zero. The result is a
     FamilyGradients if there were any of :class:`Features`, or any of these options:
 
-    dgates               gradients of the gates' values, of the shape of what ``return_gates``
-                         returned
-    grad_clip            bound of the gates' gradients before their activation, at every step
-                         (Graves, arXiv:1308.0850, section 2.1)
-    return_step_norms    ``step_norms`` (T, B): the norm of dL/dh at every step
+    * ``dgates``: gradients of the gates' values, of the shape of what ``return_gates`` returned
+    * ``grad_clip``: bound of the gates' gradients before their activation, at every step (Graves,
+      arXiv:1308.0850, section 2.1)
+    * ``return_step_norms``: ``step_norms`` (T, B), the norm of dL/dh at every step
     """
     cells = ["lstm", "lstm_coupled"]
     more = _options("lstm_backward", dgates, grad_clip, return_step_norms)

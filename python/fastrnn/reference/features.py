@@ -22,9 +22,9 @@ class LayerNorm(NamedTuple):
     G*H outputs (those of the reset-before GRU's two recurrent products apart). The LSTM also
     normalises c, in one of the two usual ways:
 
-    variant="output"   h = o tanh(gain_c LN(c) + bias_c); c itself stays (the paper)
-    variant="state"    c = gain_c LN(f c' + i g) + bias_c (the LayerNormLSTMCell of PyTorch's
-                       benchmark custom_lstms.py)
+    * ``variant="output"``: h = o tanh(gain_c LN(c) + bias_c); c itself stays (the paper)
+    * ``variant="state"``: c = gain_c LN(f c' + i g) + bias_c (the LayerNormLSTMCell of PyTorch's
+      benchmark custom_lstms.py)
     """
 
     gain_ih: Array  # (G*H,)
@@ -36,24 +36,25 @@ class LayerNorm(NamedTuple):
 
 
 class Features(TypedDict, total=False):
-    """Keyword arguments.
+    """Keyword arguments of every forward and step function.
 
-    w_hr (P, H)    projection h = W_hr m of the cell's output m; h0, y, w_hh then have P units
-                   instead of H. The GRU (reset_after=True) keeps m as a second state c (B, H).
-    peephole       LSTM: (3, H), weights from c to i, f, o; coupled: (2, H), to i, o
-    coupled        LSTM: f = 1 - i; three gates i g o, so that w_ih is (3H, I)
-    activations    of each gate, and for the LSTM last of all the output's: names of ONNX's
-                   activations, or (name, alpha) or (name, alpha, beta)
-    clip           bound of every gate's input before its activation (ONNX)
-    cell_clip      LSTM: bound of c
-    layer_norm     a LayerNorm
-    zoneout        probability that a unit keeps its old value: of h, or a pair, of h and of c
-    recurrent_dropout   probability that a unit of h is dropped where w_hh multiplies it, for the
-                   whole sequence
-    weight_dropout DropConnect: probability that a weight of w_hh is dropped, for the whole call
-    training       False: no dropout, and zoneout takes its expectation
-    seed           the key of the masks (reference/philox.py)
-    return_gates   a last result: the gates' values (T, B, G, H), 0 where no step is taken
+    * ``w_hr`` (P, H): projection h = W_hr m of the cell's output m; h0, y, w_hh then have P units
+      instead of H. The GRU (``reset_after=True``) keeps m as a second state c (B, H).
+    * ``peephole``: LSTM, (3, H), weights from c to i, f, o; with ``coupled`` (2, H), to i, o
+    * ``coupled``: LSTM, f = 1 - i; three gates i g o, so that w_ih is (3H, I)
+    * ``activations`` of each gate, and for the LSTM last of all the output's: names of ONNX's
+      activations, or (name, alpha) or (name, alpha, beta)
+    * ``clip``: bound of every gate's input before its activation (ONNX)
+    * ``cell_clip``: LSTM, bound of c
+    * ``layer_norm``: a :class:`LayerNorm`
+    * ``zoneout``: probability that a unit keeps its old value: of h, or a pair, of h and of c
+    * ``recurrent_dropout``: probability that a unit of h is dropped where w_hh multiplies it, for
+      the whole sequence
+    * ``weight_dropout``: DropConnect, probability that a weight of w_hh is dropped, for the whole
+      call
+    * ``training=False``: no dropout, and zoneout takes its expectation
+    * ``seed``: the key of the masks (reference/philox.py)
+    * ``return_gates``: a last result, the gates' values (T, B, G, H), 0 where no step is taken
     """
 
     w_hr: Array | None

@@ -18,7 +18,7 @@ from .lstm import LSTM, LSTM_COUPLED
 from .rnn import RNN
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 
 class LSTMGradients(NamedTuple):
