@@ -40,39 +40,18 @@ struct Info {
 };
 constexpr auto kInfo = per_cell<Info>();
 
-// Scratch of one call. Up to kKept bytes a thread stay for its next call: fresh memory would cost a
-// page fault for every 4 KiB, in training up to a tenth of the time.
+// Scratch of one call; that of a small one lies on the stack.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes) : size_(kept_size) {
-    memory_.swap(kept);
-    kept_size = 0;
-    if (size_ < bytes) {
-      memory_ = nullptr;
-      memory_ = allocate(bytes);
-      size_ = bytes;
-    }
+  explicit Workspace(int64_t bytes) {
+    if (bytes > int64_t{sizeof local_}) memory_ = allocate(bytes);
   }
-  ~Workspace() {
-    if (size_ > kKept) return;
-    kept.swap(memory_);
-    kept_size = size_;
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
-  void* data() { return memory_.get(); }
+  void* data() { return memory_ ? memory_.get() : local_; }
 
  private:
-  static constexpr int64_t kKept = 64 << 20;
-  static thread_local Memory kept;
-  static thread_local int64_t kept_size;
-
+  alignas(64) char local_[16 << 10];
   Memory memory_;
-  int64_t size_;
 };
-thread_local Memory Workspace::kept;
-thread_local int64_t Workspace::kept_size = 0;
 
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args,
                                      bool family) {

@@ -6,10 +6,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "errors.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn::bindings {
 
@@ -127,9 +130,20 @@ inline Held copy_flags(const std::string& function, const char* name, py::handle
   return {copy, view_of(copy, DType::kBool)};
 }
 
+// Contents are undefined.
 inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape) {
-  const py::array array(dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>(),
-                        shape);
+  const py::dtype type =
+      dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>();
+  int64_t bytes = type.itemsize();
+  for (const py::ssize_t size : shape) bytes *= size;
+  if (bytes < kLarge) {
+    const py::array array(type, shape);
+    return {array, view_of(array, dtype)};
+  }
+  auto memory = std::make_unique<Memory>(allocate(bytes));
+  void* const data = memory->get();
+  const py::capsule owner(memory.release(), [](void* held) { delete static_cast<Memory*>(held); });
+  const py::array array(type, shape, data, owner);
   return {array, view_of(array, dtype)};
 }
 

@@ -11,6 +11,7 @@
 
 #include "bindings/array.hpp"
 #include "bindings/family.hpp"
+#include "bindings/layer.hpp"
 #include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
@@ -267,8 +268,9 @@ Weights make_weights(const std::string& function, const std::string& cell, py::h
 py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0,
                           py::handle lengths, py::handle mask, py::handle reset, bool reverse,
                           bool batch_first, bool save) {
-  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
-                      false);
+  const py::tuple results = run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse,
+                                         batch_first, save, false);
+  return py::tuple(results[py::slice(0, 5, 1)]);
 }
 
 // One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
@@ -490,4 +492,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
+  register_layer(m);
 }

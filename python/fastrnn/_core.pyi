@@ -27,7 +27,7 @@ class Weights:
         reverse: bool,
         batch_first: bool,
         save: bool,
-    ) -> tuple[Any, Any, Any, Saved | None, None, None]: ...
+    ) -> tuple[Any, Any, Any, Saved | None, None]: ...
 
 class ProbeMemory:
     def __init__(self, bytes: int) -> None: ...
@@ -77,6 +77,68 @@ def step(
     backend: str | None,
     settings: object = None,
 ) -> tuple[Any, Any]: ...
+class WeightCache:
+    def __init__(self) -> None: ...
+    def clear(self) -> None: ...
+    @property
+    def filled(self) -> bool: ...
+
+def layer_forward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    lengths: object,
+    mask: object,
+    reset: object,
+    save: bool,
+    filled: bool,
+    cache: WeightCache | None,
+) -> tuple[Any, Any, Any, Any, Any]: ...
+def layer_backward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    lengths: object,
+    mask: object,
+    reset: object,
+    y: object,
+    c: object,
+    reserve: object,
+    dy: object,
+    dh_n: object,
+    dc_n: object,
+    wanted: Sequence[bool],
+) -> list[Any]: ...
+def stack_forward(
+    cell: str,
+    batch_first: bool,
+    bidirectional: bool,
+    threads: int,
+    x: object,
+    weights: Sequence[object],
+    h0: object,
+    c0: object,
+    caches: Sequence[WeightCache],
+) -> Any: ...
+def cell_step(
+    cell: str,
+    threads: int,
+    parameters: dict[str, Any],
+    x: object,
+    h: object,
+    c: object,
+    cache: WeightCache,
+) -> Any: ...
 def stack_step(
     function: str, layers: list[Weights], x: object, h: object, c: object
 ) -> tuple[Any, Any]: ...

@@ -326,7 +326,7 @@ class Recurrent(Generic[State]):
         batch = x.shape[0] if self.batch_first else x.shape[1]
         initial = () if state is None else self._unpack("forward", "state", state, batch)
 
-        directions = self._directions
+        directions, weights = self._directions, self._weights()
         saved: list[Any] = []
         masks: list[Array | None] = []
         last: list[Array] = []  # h_n, c_n of each row of a state in turn; c_n is None without a c
@@ -338,7 +338,7 @@ class Recurrent(Generic[State]):
                 row = layer * directions + direction
                 if initial:
                     h0, c0 = (*(part[row] for part in initial), None)[:2]
-                output, h_n, c_n, kept, *_ = self._weights(row).forward(
+                output, h_n, c_n, kept, _ = weights[row].forward(
                     y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)
@@ -422,9 +422,11 @@ class Recurrent(Generic[State]):
             raise ValueError(
                 f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
             )
-        h, c = (*self._parts("step", "state", state), None, None)[:2]
-        layers = [self._weights(layer) for layer in range(self.num_layers)]
-        h, c = _core.stack_step(f"{self._name}.step", layers, x, h, c)
+        h = c = None
+        if state is not None:
+            parts = self._parts("step", "state", state)
+            h, c = parts if self._cell.states == 2 else (parts[0], None)
+        h, c = _core.stack_step(f"{self._name}.step", self._weights(), x, h, c)
         return h[-1], cast(State, h if c is None else (h, c))
 
     # ------------------------------------------------------------------ helpers
@@ -436,10 +438,9 @@ class Recurrent(Generic[State]):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weights(self, row: int) -> _core.Weights:
-        """The weights of one level and direction, packed for the kernels until a parameter changes.
-
-        They are packed for the backend that FASTRNN_BACKEND names at that time.
+    def _weights(self) -> list[_core.Weights]:
+        """The weights of each level and direction, packed for the kernels until a parameter
+        changes, and for the backend that FASTRNN_BACKEND names at that time.
         """
         if not self._packed:
             for layer in range(self.num_layers):
@@ -451,7 +452,7 @@ class Recurrent(Generic[State]):
                     name = self._cell.core_name(self)
                     weights = _core.Weights(self._name, name, w_ih, w_hh, b_ih, b_hh, None)
                     self._packed.append(weights)
-        return self._packed[row]
+        return self._packed
 
     def _dropout_mask(self, shape: tuple[int, ...], layer: int) -> Array | None:
         if layer == self.num_layers - 1:
@@ -493,10 +494,8 @@ class Recurrent(Generic[State]):
             self._check(method, which, part, "(L * D, B, H)", shape)
         return parts
 
-    def _parts(self, method: str, argument: str, state: State | None) -> Sequence[Any]:
-        """The parts of a state, () for None; not checked but for their number."""
-        if state is None:
-            return ()
+    def _parts(self, method: str, argument: str, state: State) -> Sequence[Any]:
+        """The parts of a state; not checked but for their number."""
         if self._cell.states == 1:
             return (state,)
         if not (isinstance(state, (tuple, list)) and len(state) == 2):
