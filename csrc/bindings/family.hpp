@@ -37,6 +37,7 @@ Family family_of(const CellInfo& cell, py::handle settings, const Take& take) {
   f.on = true;
   f.training = py::cast<bool>(settings.attr("training"));
   f.seed = py::cast<uint64_t>(settings.attr("seed"));
+  f.first_step = py::cast<int64_t>(settings.attr("first_step"));
   f.w_hr = take("w_hr", settings.attr("w_hr"));
   f.peephole = take("peephole", settings.attr("peephole"));
   const double clip = py::cast<double>(settings.attr("clip"));

@@ -14,6 +14,8 @@ Semantics that all share:
 * ``reverse=True`` goes from the last step (with lengths: each row's own last valid step) to the
   first; ``y`` stays at its natural time index and ``h_n`` is the state after time 0.
 * ``batch_first=True``: x, y, mask, reset, dy and dx are (B, T, ...).
+* ``save="recompute"`` and ``save="chunks"`` keep the state at some steps alone, and backward runs
+  forward again chunk by chunk: of 2048 steps times rows, or of sqrt(T) steps.
 * ``save=True`` keeps what backward needs: x, the weights and y are referred to, not copied, so do
   not change them in place before backward. ``save=False`` is inference: memory does not grow with T
   beyond ``y``.
@@ -32,7 +34,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fastrnn import _core
+from fastrnn import _core, checkpoint
 from fastrnn.reference.features import Features, LayerNorm, Settings, settings
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def lstm_forward(
     reset: Array | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | Literal["recompute", "chunks"] = True,
     return_cell_sequence: bool = False,
     backend: str | None = None,
     **features: Unpack[Features],
@@ -154,7 +156,7 @@ def lstm_forward(
     have: :class:`Features`.
     """
     on = settings("lstm_forward", "lstm", features)
-    y, h_n, c_n, saved, c, gates = _core.forward(
+    y, h_n, c_n, saved, c, gates = _run(
         "lstm_forward",
         _lstm(on),
         x,
@@ -200,7 +202,7 @@ def lstm_backward(
     """
     cells = ["lstm", "lstm_coupled"]
     more = _options("lstm_backward", dgates, grad_clip, return_step_norms)
-    g = _core.backward("lstm_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = _back("lstm_backward", cells, saved, dy, dh_n, dc_n, *more)
     return LSTMGradients(*g) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -240,7 +242,7 @@ def gru_forward(
     reset: Array | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | Literal["recompute", "chunks"] = True,
     reset_after: bool = True,
     backend: str | None = None,
     **features: Unpack[Features],
@@ -255,7 +257,7 @@ def gru_forward(
     the place of h_n. What else a layer may have: :class:`Features`.
     """
     on = settings("gru_forward", _gru(reset_after), features)
-    y, h_n, c_n, saved, _, gates = _core.forward(
+    y, h_n, c_n, saved, _, gates = _run(
         "gru_forward",
         _gru(reset_after),
         x,
@@ -293,7 +295,7 @@ def gru_backward(
     """
     cells = ["gru", "gru_reset_before"]
     more = _options("gru_backward", dgates, grad_clip, return_step_norms)
-    g = _core.backward("gru_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = _back("gru_backward", cells, saved, dy, dh_n, dc_n, *more)
     return GRUGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -332,7 +334,7 @@ def rnn_forward(
     reset: Array | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | Literal["recompute", "chunks"] = True,
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     backend: str | None = None,
     **features: Unpack[Features],
@@ -345,7 +347,7 @@ def rnn_forward(
     """
     cell = _rnn("rnn_forward", nonlinearity)
     on = settings("rnn_forward", "rnn", features)
-    y, h_n, _, saved, _, gates = _core.forward(
+    y, h_n, _, saved, _, gates = _run(
         "rnn_forward",
         cell,
         x,
@@ -382,7 +384,7 @@ def rnn_backward(
     """
     cells = ["rnn_tanh", "rnn_relu"]
     more = _options("rnn_backward", dgates, grad_clip, return_step_norms)
-    g = _core.backward("rnn_backward", cells, saved, dy, dh_n, None, *more)
+    g = _back("rnn_backward", cells, saved, dy, dh_n, None, *more)
     return RNNGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -423,6 +425,42 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads that a call may use."""
     return _core.num_threads()
+
+
+def _run(function: str, cell: str, *arguments: Any) -> tuple[Any, ...]:
+    """_core.forward, or the same chunk by chunk."""
+    x, *weights, h0, c0, lengths, mask, reset = arguments[:10]
+    reverse, batch_first, save, return_cell_sequence, backend, on = arguments[10:]
+    if not isinstance(save, str):
+        return _core.forward(function, cell, *arguments)
+    if save not in checkpoint.MODES:
+        message = f"must be True, False, 'recompute' or 'chunks', got {save!r}"
+        raise ValueError(f"{function}: argument 'save' {message}")
+    if getattr(x, "ndim", None) != 3:  # the core says what is wrong with it
+        plain = (*arguments[:12], False, *arguments[13:])
+        return _core.forward(function, cell, *plain)
+    numpy = checkpoint.to_numpy
+    call = checkpoint.Call(
+        function,
+        cell,
+        numpy(x),
+        (numpy(weights[0]), numpy(weights[1]), numpy(weights[2]), numpy(weights[3])),
+        checkpoint.checked_lengths(function, lengths, x.shape[1 if batch_first else 0]),
+        numpy(mask),
+        numpy(reset),
+        reverse,
+        batch_first,
+        backend,
+        on,
+        x,
+    )
+    return checkpoint.forward(call, numpy(h0), numpy(c0), save, return_cell_sequence)
+
+
+def _back(function: str, cells: list[str], saved: Any, *arguments: Any) -> tuple[Any, ...]:
+    if isinstance(saved, checkpoint.Saved) and saved.call.cell in cells:
+        return checkpoint.backward(function, saved, *arguments)
+    return _core.backward(function, cells, saved, *arguments)
 
 
 def _given(on: Settings) -> Settings | None:

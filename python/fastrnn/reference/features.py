@@ -89,6 +89,7 @@ class Settings:
     training: bool = True
     seed: int = 0
     return_gates: bool = False
+    first_step: int = 0  # t of step 0, where a call is a part of another
 
     @property
     def plain(self) -> bool:

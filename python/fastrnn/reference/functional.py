@@ -107,7 +107,7 @@ def lstm_forward(
     reset: npt.ArrayLike | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | str = True,
     return_cell_sequence: bool = False,
     **features: Unpack[Features],
 ) -> tuple[Any, ...]:
@@ -152,7 +152,7 @@ def gru_forward(
     reset: npt.ArrayLike | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | str = True,
     reset_after: bool = True,
     **features: Unpack[Features],
 ) -> tuple[Any, ...]:
@@ -188,7 +188,7 @@ def rnn_forward(
     reset: npt.ArrayLike | None = None,
     reverse: bool = False,
     batch_first: bool = False,
-    save: bool = True,
+    save: bool | str = True,
     nonlinearity: str = "tanh",
     **features: Unpack[Features],
 ) -> tuple[Any, ...]:
@@ -344,7 +344,7 @@ def _forward(
     b_ih: npt.ArrayLike | None,
     b_hh: npt.ArrayLike | None,
     initial: dict[str, npt.ArrayLike | None],
-    save: bool,
+    save: bool | str,
     features: Settings,
     options: Options,
 ) -> tuple[Arrays, Arrays, Saved | None, Array]:
