@@ -156,7 +156,7 @@ def lstm_forward(
     have: :class:`Features`.
     """
     on = settings("lstm_forward", "lstm", features)
-    y, h_n, c_n, saved, c, gates = _run(
+    y, h_n, c_n, saved, c, gates = run_forward(
         "lstm_forward",
         _lstm(on),
         x,
@@ -202,7 +202,7 @@ def lstm_backward(
     """
     cells = ["lstm", "lstm_coupled"]
     more = _options("lstm_backward", dgates, grad_clip, return_step_norms)
-    g = _back("lstm_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = run_backward("lstm_backward", cells, saved, dy, dh_n, dc_n, *more)
     return LSTMGradients(*g) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -257,7 +257,7 @@ def gru_forward(
     the place of h_n. What else a layer may have: :class:`Features`.
     """
     on = settings("gru_forward", _gru(reset_after), features)
-    y, h_n, c_n, saved, _, gates = _run(
+    y, h_n, c_n, saved, _, gates = run_forward(
         "gru_forward",
         _gru(reset_after),
         x,
@@ -295,7 +295,7 @@ def gru_backward(
     """
     cells = ["gru", "gru_reset_before"]
     more = _options("gru_backward", dgates, grad_clip, return_step_norms)
-    g = _back("gru_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = run_backward("gru_backward", cells, saved, dy, dh_n, dc_n, *more)
     return GRUGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -347,7 +347,7 @@ def rnn_forward(
     """
     cell = _rnn("rnn_forward", nonlinearity)
     on = settings("rnn_forward", "rnn", features)
-    y, h_n, _, saved, _, gates = _run(
+    y, h_n, _, saved, _, gates = run_forward(
         "rnn_forward",
         cell,
         x,
@@ -384,7 +384,7 @@ def rnn_backward(
     """
     cells = ["rnn_tanh", "rnn_relu"]
     more = _options("rnn_backward", dgates, grad_clip, return_step_norms)
-    g = _back("rnn_backward", cells, saved, dy, dh_n, None, *more)
+    g = run_backward("rnn_backward", cells, saved, dy, dh_n, None, *more)
     return RNNGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -427,7 +427,7 @@ def get_num_threads() -> int:
     return _core.num_threads()
 
 
-def _run(function: str, cell: str, *arguments: Any) -> tuple[Any, ...]:
+def run_forward(function: str, cell: str, *arguments: Any) -> tuple[Any, ...]:
     """_core.forward, or the same chunk by chunk."""
     x, *weights, h0, c0, lengths, mask, reset = arguments[:10]
     reverse, batch_first, save, return_cell_sequence, backend, on = arguments[10:]
@@ -457,7 +457,7 @@ def _run(function: str, cell: str, *arguments: Any) -> tuple[Any, ...]:
     return checkpoint.forward(call, numpy(h0), numpy(c0), save, return_cell_sequence)
 
 
-def _back(function: str, cells: list[str], saved: Any, *arguments: Any) -> tuple[Any, ...]:
+def run_backward(function: str, cells: list[str], saved: Any, *arguments: Any) -> tuple[Any, ...]:
     if isinstance(saved, checkpoint.Saved) and saved.call.cell in cells:
         return checkpoint.backward(function, saved, *arguments)
     return _core.backward(function, cells, saved, *arguments)
