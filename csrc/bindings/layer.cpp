@@ -103,7 +103,7 @@ struct Layer {
   bool step = false;
   int directions = 1;
   int threads = 1;
-  std::vector<py::object> owners = {};
+  std::vector<py::object> owners = {};  // NOLINT(readability-redundant-member-init): g++ wants it
 
   const CellInfo& info() const { return *cell_info(cell); }
 
@@ -521,8 +521,7 @@ py::object cell_step(const std::string& cell, int threads, const py::dict& param
   Calls calls(layer, in);
   const Tensor& like = in.h0;
   const bool dense = like.present && like.stride[1] == 1 && like.stride[0] == calls.H;
-  const py::object h_n =
-      dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
+  py::object h_n = dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
   Outputs out;
   out.h_n = layer.take("h_n", h_n);
   py::object c_n;

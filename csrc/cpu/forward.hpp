@@ -16,10 +16,9 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// gx of one chunk stays well inside a core's L2, beside the recurrent weights; but w_ih is read
-// once a chunk, and that must not be for a few rows.
-constexpr int64_t kForwardChunkBytes = 256 * 1024;
-constexpr int64_t kForwardChunkRows = 96;
+// Rows of one input product: w_ih is read once for them, and gx stays in L2 or close.
+constexpr int64_t kForwardChunkRows = 256;
+constexpr int64_t kForwardChunkBytes = 2 * 1024 * 1024;
 
 template <template <class> class C, class T>
 class Forward {
@@ -144,7 +143,7 @@ class Forward {
 
   int64_t chunk_steps(int64_t rows_of_step) const {
     const int64_t row_bytes = G * width_ * int64_t{sizeof(T)};
-    const int64_t rows = larger(kForwardChunkRows, kForwardChunkBytes / row_bytes);
+    const int64_t rows = smaller(kForwardChunkRows, kForwardChunkBytes / row_bytes);
     return larger(1, smaller(seq_.T, rows / rows_of_step));
   }
 

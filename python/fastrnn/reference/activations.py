@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .cell import Array, sigmoid
+Array = npt.NDArray[np.float64]
+
+
+def sigmoid(a: Array) -> Array:
+    """1 / (1 + exp(-a)), precise at both ends: exp sees no positive number and never overflows."""
+    e = np.exp(-np.abs(a))
+    return np.where(a >= 0, 1.0, e) / (1.0 + e)
 
 
 class Function(NamedTuple):

@@ -17,22 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from .activations import Activation
+from .activations import Array as Array
 
 if TYPE_CHECKING:
     from .gates import Gates
 
-Array = npt.NDArray[np.float64]
 Arrays = Sequence[Array]
 Parameters = dict[str, Array]  # gradients of what Gates holds, by its name there
 
 NOTHING: Array = np.zeros(())  # of dL/dprev: all of it goes through w_hh
-
-
-def sigmoid(a: Array) -> Array:
-    """1 / (1 + exp(-a)), precise at both ends: exp sees no positive number and never overflows."""
-    e = np.exp(-np.abs(a))
-    return np.where(a >= 0, 1.0, e) / (1.0 + e)
 
 
 def no_early_forward(
@@ -62,6 +57,8 @@ class Cell:
         parameters in k.
     slot_x[g], slot_h[g]
         Which of dgates is dL/dgx[g], and which is dL/dgh[g].
+    activations
+        Of each gate, and of the output if k is asked for it.
 
     A cell whose first gates make the operand of the others' rows of w_hh has early > 0 gates and
 
@@ -79,6 +76,7 @@ class Cell:
     slot_h: tuple[int, ...]
     forward: Callable[..., tuple[Arrays, Arrays, Arrays]]
     backward: Callable[[Gates, Arrays, Arrays, Arrays, Arrays], tuple[Arrays, Arrays, Parameters]]
+    activations: tuple[Activation, ...]
     early: int = 0
     forward_early: Callable[[Gates, Arrays, Arrays, Array], tuple[Arrays, Array, Arrays]] = (
         no_early_forward

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import philox
-from .activations import RELU, SIGMOID, TANH, Activation
+from .activations import RELU, TANH, Activation
 from .cell import Array, Cell
 from .features import Settings
 from .gates import Gates
@@ -195,16 +195,6 @@ def zoneout(p: float, shape: tuple[int, int, int], stream: int, features: Settin
     if not features.training:
         return np.full(shape, p)
     return philox.happens(shape, p, features.seed, stream).astype(np.float64)
-
-
-def usual_activations(cell: Cell) -> tuple[Activation, ...]:
-    return {
-        "lstm": (SIGMOID, SIGMOID, TANH, SIGMOID, TANH),
-        "lstm_coupled": (SIGMOID, TANH, SIGMOID, TANH),
-        "gru": (SIGMOID, SIGMOID, TANH),
-        "gru_reset_before": (SIGMOID, SIGMOID, TANH),
-        "rnn": (TANH,),
-    }[cell.name]
 
 
 def nonlinearity_of(function: str, nonlinearity: str) -> Activation:

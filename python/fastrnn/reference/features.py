@@ -100,8 +100,9 @@ class Settings:
         )
 
 
-def settings(function: str, cell: str, given: Features) -> Settings:
-    """The settings of one call; `cell` is "lstm", "gru", "gru_reset_before" or "rnn".
+def settings(function: str, cell: str, given: Features, activations: int | None = None) -> Settings:
+    """The settings of one call; `cell` is "lstm", "gru", "gru_reset_before" or "rnn", or another one
+    that has so many `activations`.
 
     ValueError or TypeError for what does not fit the cell or is out of range.
     """
@@ -160,7 +161,7 @@ def settings(function: str, cell: str, given: Features) -> Settings:
         if is_lstm == (norm.gain_c is None) or is_lstm == (norm.bias_c is None):
             fail("layer_norm", "with gain_c and bias_c for the LSTM, and for it alone")
     if "activations" in values:
-        count = {"rnn": 1, "lstm": 4 if coupled else 5}.get(cell, 3)
+        count = activations or {"rnn": 1, "lstm": 4 if coupled else 5}.get(cell, 3)
         chosen = values["activations"]
         if isinstance(chosen, str) or len(chosen) != count:
             fail("activations", f"a sequence of {count}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from . import sequence
 from .activations import Activation
 from .cell import Array, Arrays, Cell
-from .check import Check, nonlinearity_of, usual_activations
+from .check import Check, nonlinearity_of
 from .features import Features, Settings, settings
 from .gru import GRU, GRU_RESET_BEFORE
 from .lstm import LSTM, LSTM_COUPLED
@@ -349,7 +349,7 @@ def _forward(
     options: Options,
 ) -> tuple[Arrays, Arrays, Saved | None, Array]:
     check = Check(f"{family}_forward")
-    usual = usual_activations(cell) if activation is None else (activation,)
+    usual = cell.activations if activation is None else (activation,)
     p = check.problem(cell, usual, x, w_ih, w_hh, b_ih, b_hh, initial, features, *options)
     batch_first = options[-1]
     steps: list[sequence.Step] = []
@@ -374,7 +374,7 @@ def _step(
     features: Settings,
 ) -> Arrays:
     check = Check(function)
-    usual = usual_activations(cell) if activation is None else (activation,)
+    usual = cell.activations if activation is None else (activation,)
     x = check.real("x", x, ["B", "I"])[np.newaxis]
     p = check.problem(cell, usual, x, w_ih, w_hh, b_ih, b_hh, state, features)
     return sequence.forward(p)[1]

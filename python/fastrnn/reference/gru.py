@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .activations import SIGMOID, TANH
 from .cell import Array, Arrays, Cell, Parameters
 from .gates import Gates
 
@@ -90,7 +91,9 @@ def backward_early_reset_before(
     return (dr, dz, dn), d_operand * k.value(0, a_r)
 
 
-GRU = Cell("gru", 3, 1, (0, 1, 2), (0, 1, 3), forward, backward)
+ACTIVATIONS = (SIGMOID, SIGMOID, TANH)
+
+GRU = Cell("gru", 3, 1, (0, 1, 2), (0, 1, 3), forward, backward, ACTIVATIONS)
 GRU_RESET_BEFORE = Cell(
     "gru_reset_before",
     3,
@@ -99,6 +102,7 @@ GRU_RESET_BEFORE = Cell(
     (0, 1, 2),
     forward_reset_before,
     backward_reset_before,
+    ACTIVATIONS,
     early=2,
     forward_early=forward_early_reset_before,
     backward_early=backward_early_reset_before,

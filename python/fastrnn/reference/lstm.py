@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .activations import SIGMOID, TANH
 from .cell import NOTHING, Array, Arrays, Cell, Parameters
 from .gates import Gates
 
@@ -107,5 +108,23 @@ def backward_output(
     return do, k.denormalised(dc, state_norm, parameters) * inside, parameters
 
 
-LSTM = Cell("lstm", 4, 2, (0, 1, 2, 3), (0, 1, 2, 3), forward, backward)
-LSTM_COUPLED = Cell("lstm_coupled", 3, 2, (0, 1, 2), (0, 1, 2), forward_coupled, backward_coupled)
+LSTM = Cell(
+    "lstm",
+    4,
+    2,
+    (0, 1, 2, 3),
+    (0, 1, 2, 3),
+    forward,
+    backward,
+    (SIGMOID, SIGMOID, TANH, SIGMOID, TANH),
+)
+LSTM_COUPLED = Cell(
+    "lstm_coupled",
+    3,
+    2,
+    (0, 1, 2),
+    (0, 1, 2),
+    forward_coupled,
+    backward_coupled,
+    (SIGMOID, TANH, SIGMOID, TANH),
+)

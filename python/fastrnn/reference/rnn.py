@@ -6,6 +6,7 @@ torch.nn.RNN.
 
 from __future__ import annotations
 
+from .activations import TANH
 from .cell import NOTHING, Arrays, Cell, Parameters
 from .gates import Gates
 
@@ -24,4 +25,4 @@ def backward(
     return (da,), (NOTHING,), {}
 
 
-RNN = Cell("rnn", 1, 1, (0,), (0,), forward, backward)
+RNN = Cell("rnn", 1, 1, (0,), (0,), forward, backward, (TANH,))
