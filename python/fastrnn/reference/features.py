@@ -101,7 +101,7 @@ class Settings:
 
 
 def settings(function: str, cell: str, given: Features, activations: int | None = None) -> Settings:
-    """The settings of one call; `cell` is "lstm", "gru", "gru_reset_before" or "rnn", or another one
+    """The settings of one call; `cell` is "lstm", "gru", "gru_reset_before", "rnn", or another one
     that has so many `activations`.
 
     ValueError or TypeError for what does not fit the cell or is out of range.
