@@ -19,14 +19,17 @@ inline Function function_of(const std::string& name) {
   return static_cast<Function>(found - std::begin(kNames));
 }
 
-// The activations that a cell has by itself, for a clip without a choice of them.
-inline void usual_activations(const CellInfo& cell, Activation* activations) {
-  const std::string name = cell.name;
-  for (int g = 0; g <= cell.gates; ++g) activations[g] = {Function::kSigmoid, 0, 0};
+// The activations that a cell has by itself, for a clip without a choice of them: the last gate is
+// the candidate, but for an LSTM, where the output gate comes after it, and the output's last.
+inline void usual_activations(const CellInfo& cell, Family& f) {
+  int left = cell.gates;
   const bool is_lstm = cell.states == 2;
-  const int candidate = is_lstm ? cell.gates - 2 : cell.gates - 1;
-  activations[candidate].function = name == "rnn_relu" ? Function::kRelu : Function::kTanh;
-  if (is_lstm) activations[cell.gates].function = Function::kTanh;
+  for (Activation& activation : f.activations) {
+    --left;
+    const bool is_candidate = left == (is_lstm ? 1 : 0), is_output = left < 0;
+    activation = {is_candidate || is_output ? Function::kTanh : Function::kSigmoid, 0, 0};
+    if (is_candidate && std::string(cell.name) == "rnn_relu") activation.function = Function::kRelu;
+  }
 }
 
 // `take` holds an array for the call: take(name, object) -> its view
@@ -46,10 +49,11 @@ Family family_of(const CellInfo& cell, py::handle settings, const Take& take) {
   const py::object chosen = settings.attr("activations");
   f.chosen = !chosen.is_none() || !std::isinf(clip);
   f.clip = clip;
-  usual_activations(cell, f.activations);
+  usual_activations(cell, f);
   if (!chosen.is_none()) {
-    int n = 0;
+    size_t n = 0;
     for (const py::handle activation : chosen) {
+      if (n == std::size(f.activations)) break;
       f.activations[n++] = {function_of(py::cast<std::string>(activation.attr("name"))),
                             py::cast<double>(activation.attr("alpha")),
                             py::cast<double>(activation.attr("beta"))};

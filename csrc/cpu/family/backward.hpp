@@ -17,7 +17,8 @@ namespace {
 namespace FASTRNN_ISA {
 
 template <template <class> class C, bool kChosen, class T>
-class FamilyBackward {
+// the gates hold vectors, which are aligned
+class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
  public:
   using V = Vec<T>;
   using Cell = C<V>;

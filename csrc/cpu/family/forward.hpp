@@ -13,7 +13,8 @@ namespace {
 namespace FASTRNN_ISA {
 
 template <template <class> class C, bool kChosen, class T>
-class FamilyForward {
+// the gates hold vectors, which are aligned
+class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
  public:
   using V = Vec<T>;
   using Cell = C<V>;

@@ -25,7 +25,7 @@ class Events {
  public:
   Events(uint64_t key, Stream stream, double p, T yes, T no)
       : key_(key), stream_(static_cast<uint32_t>(stream)), yes_(yes), no_(no) {
-    const uint64_t threshold = static_cast<uint64_t>(p * 4294967296.0 + 0.5);
+    const uint64_t threshold = static_cast<uint64_t>(__builtin_llrint(p * 4294967296.0));
     last_ = static_cast<uint32_t>(threshold - 1);
     if (threshold == 0) last_ = 0, yes_ = no;
   }
