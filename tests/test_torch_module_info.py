@@ -58,6 +58,7 @@ def test_torch_has_samples_of_all_six_classes() -> None:
     assert all(list(samples(name, torch.float32)) for name in CLASSES)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")  # torch.nn's
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", CLASSES)
 def test_samples_give_what_torch_gives(name: str, dtype: torch.dtype) -> None:

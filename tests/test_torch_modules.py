@@ -71,6 +71,7 @@ def assert_same(theirs: torch.nn.Module, ours: torch.nn.Module, inputs: tuple[An
         assert_close(g.detach(), e.detach(), dtype, "gradient", T, name=f"result {number}")
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")  # torch.nn's
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["padded", "packed", "sorted packed", "unbatched"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])

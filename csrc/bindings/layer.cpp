@@ -99,13 +99,13 @@ Tensors tensors_of(const char* function, const char* name, py::handle sequence) 
 // output before the projection, [T, B, H].
 // One step has x, dx [B, I], states [B, H], reserve [B, R*H]; its y and c are h_n and c_n.
 struct Layer {
-  const char* function;
+  const char* function = nullptr;
   int cell = 0;
   bool batch_first = false;
   bool step = false;
   int directions = 1;
   int threads = 1;
-  std::vector<py::object> owners = {};
+  std::vector<py::object> owners;
 
   const CellInfo& info() const { return *cell_info(cell); }
 
@@ -358,7 +358,13 @@ int find_cell(const std::string& name) {
 
 Layer new_layer(const char* function, const std::string& cell, bool batch_first, bool bidirectional,
                 int threads) {
-  return {function, find_cell(cell), batch_first, false, bidirectional ? 2 : 1, threads};
+  Layer layer;
+  layer.function = function;
+  layer.cell = find_cell(cell);
+  layer.batch_first = batch_first;
+  layer.directions = bidirectional ? 2 : 1;
+  layer.threads = threads;
+  return layer;
 }
 
 // -> (y, h_n, c_n, c, reserve), None for what there is not
@@ -557,8 +563,7 @@ py::object cell_step(const std::string& cell, int threads, const py::dict& param
   Calls calls(layer, in);
   const Tensor& like = in.h0;
   const bool dense = like.present && like.stride[1] == 1 && like.stride[0] == calls.H;
-  const py::object h_n =
-      dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
+  py::object h_n = dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
   Outputs out;
   out.h_n = layer.take("h_n", h_n);
   py::object c_n;
