@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import fastrnn
 
@@ -66,6 +67,29 @@ def test_within_2_ulp_over_float32(name, backend):
     for values in (x, near):
         with np.errstate(under="ignore"):
             assert ulps(function(values, backend), exact(values)) <= 2
+
+
+FLOAT64 = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_within_2_ulp_of_numpys_float64_function_rounded_for_every_float32(name, backend):
+    count = 1 << 22
+    worst = 0
+    pieces = range(0, 0x7F800000, count)
+    for first in tqdm(pieces, desc=f"{name} {backend}", leave=False, disable=None):
+        bits = np.arange(first, min(first + count, 0x7F800000), dtype=np.uint32)
+        for sign in (0, 0x80000000):
+            x = (bits | np.uint32(sign)).view(np.float32)
+            with np.errstate(under="ignore", over="ignore"):
+                exact = FLOAT64[name](x.astype(np.float64)).astype(np.float32)
+                got = FUNCTIONS[name][0](x, backend)
+            # of one sign: neighbours' bits differ by one
+            assert np.array_equal(np.signbit(got), np.signbit(exact))
+            worst = max(worst, int(np.abs(got.view(np.int32) - exact.view(np.int32)).max()))
+    assert worst <= 2
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

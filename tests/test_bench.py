@@ -94,6 +94,13 @@ def test_the_floor_counts_valid_steps_directions_layers_dtype_and_training() -> 
         assert some == pytest.approx(least * rows / 1000)
 
 
+def test_training_reads_the_recurrent_weights_forwards_and_backwards() -> None:
+    slow = ONE._replace(bandwidth={1: 1.0})
+    case = parse("1,50,32,32,1")
+    once = floor("lstm", case, "infer", slow)
+    assert floor("lstm", case, "train", slow) == pytest.approx(2 * once)
+
+
 def test_each_thread_reads_its_share_of_the_weights_from_the_memory_that_holds_it() -> None:
     assert ONE.read_seconds(65536) == 65536 / 1e8
     assert ONE.read_seconds(65535) == 65535 / 1e9

@@ -11,6 +11,7 @@ from shapes import CELLS, DTYPES, FEATURES, as_states, functions, make_case
 import fastrnn
 
 BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
+SIZES = [(10, 37), (200, 300)]  # I, H: sums in one piece, and in several
 
 
 @pytest.fixture(params=BACKENDS)
@@ -55,8 +56,9 @@ def test_any_number_of_threads(cell, dtype, feature, shape, backend, threads):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_any_split_of_the_batch(cell, dtype, backend):
-    case = make_case(cell, 6, 19, 10, 37, dtype, seed=2, state=True)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_any_split_of_the_batch(cell, dtype, sizes, backend):
+    case = make_case(cell, 6, 19, *sizes, dtype, seed=2, state=True)
     forward, _, _ = functions(fastrnn, cell)
     y, state, _ = forward(**case.inputs, backend=backend)
     for split in (1, 4, 7, 18):
@@ -78,8 +80,9 @@ def test_any_split_of_the_batch(cell, dtype, backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_whole_or_step_by_step(cell, dtype, backend):
-    case = make_case(cell, 12, 5, 10, 37, dtype, seed=3, state=True)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_whole_or_step_by_step(cell, dtype, sizes, backend):
+    case = make_case(cell, 12, 9, *sizes, dtype, seed=3, state=True)
     forward, _, step = functions(fastrnn, cell)
     y, final, _ = forward(**case.inputs, backend=backend)
     inputs = dict(case.inputs)

@@ -3,7 +3,8 @@
 A recurrent step multiplies by w_hh and has to read it: it takes at least
 max(flops / peak, bytes of w_hh / bandwidth of the memory that holds it). The product with the input
 is one for all steps, and takes at least flops / peak. Training does three such products for each of
-inference: the same, that with the transposed weights, that of the gradients of the weights.
+inference: the same, that with the transposed weights, which is as serial, and that of the gradients
+of the weights, for all steps at once.
 
 Peak and bandwidth are measured, by all threads at once; each thread of n reads its n-th of w_hh.
 """
@@ -19,7 +20,8 @@ from typing import NamedTuple
 from .. import _core
 from .cases import GATES, Case
 
-_SIZES = tuple(1 << power for power in range(14, 27))  # bytes a thread: 16 KiB, in L1, to 64 MiB
+# bytes a thread: 16 KiB, in L1, to 64 MiB, and what lies halfway
+_SIZES = tuple(sorted({1 << n for n in range(14, 27)} | {3 << n for n in range(13, 25)}))
 _SECONDS = 4e-3  # a sample
 _ROUNDS = 5
 
@@ -50,11 +52,12 @@ def floor(cell: str, case: Case, mode: str, machine: Machine) -> float:
     gates = GATES[cell] * case.hidden_size
     weights = gates * case.hidden_size
     reading = machine.read_seconds(weights * (8 if case.float64 else 4)) * steps
-    recurrent = max(2 * weights * rows / peak, reading)
-    inputs = [case.input_size] + [case.hidden_size * case.directions] * (case.layers - 1)
-    products = sum(2 * gates * size * rows / peak for size in inputs)
-    forward = case.directions * (products + case.layers * recurrent)
-    return forward * (3 if mode == "train" else 1)
+    recurrent = 2 * weights * rows / peak
+    widths = [case.input_size] + [case.hidden_size * case.directions] * (case.layers - 1)
+    inputs = sum(2 * gates * width * rows / peak for width in widths)
+    at_once = inputs + case.layers * recurrent
+    step_by_step = inputs + case.layers * max(recurrent, reading)
+    return case.directions * (2 * step_by_step + at_once if mode == "train" else step_by_step)
 
 
 def measure(threads: int) -> Machine:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_SHORTEST_SAMPLE = 2e-3  # seconds; calls are repeated to reach it, as the clock's own cost is 1e-7
+_SHORTEST_SAMPLE = 1e-2  # seconds; calls are repeated to reach it
 _PAUSE = 5e-3  # seconds before a sample: the threads of the one before spin for a while
 _ROUNDS = 5, 200  # at least, at most
 
@@ -53,7 +53,7 @@ def _repeats(call: Callable[[], Any]) -> int:
 def _sample(call: Callable[[], Any], repeats: int) -> float:
     time.sleep(_PAUSE)
     if repeats > 1:
-        call()  # wakes this one's threads; a long call does not notice
+        call()  # wakes this one's threads and fills the caches; a long call does not notice
     start = time.perf_counter()
     for _ in range(repeats):
         call()
