@@ -268,9 +268,8 @@ Weights make_weights(const std::string& function, const std::string& cell, py::h
 py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0,
                           py::handle lengths, py::handle mask, py::handle reset, bool reverse,
                           bool batch_first, bool save) {
-  const py::tuple results = run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse,
-                                         batch_first, save, false);
-  return py::tuple(results[py::slice(0, 5, 1)]);
+  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
+                      false);
 }
 
 // One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
@@ -466,7 +465,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
            py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
       .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"),
            py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
-           py::arg("batch_first"), py::arg("save"), "-> (y, h_n, c_n | None, saved | None, None)");
+           py::arg("batch_first"), py::arg("save"),
+           "-> (y, h_n, c_n | None, saved | None, None, None)");
   m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"),
         py::arg("h"), py::arg("c"),
         "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");

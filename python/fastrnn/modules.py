@@ -379,7 +379,7 @@ class Recurrent(Generic[State]):
                 row = layer * directions + direction
                 if initial:
                     h0, c0 = (*(part[row] for part in initial), None)[:2]
-                output, h_n, c_n, kept, _ = weights[row].forward(
+                output, h_n, c_n, kept, *_ = weights[row].forward(
                     y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)

@@ -94,10 +94,14 @@ class Settings:
     @property
     def plain(self) -> bool:
         """Nothing is on."""
+        if self is _PLAIN:
+            return True
+        arrays = self.w_hr, self.peephole, self.layer_norm
         off = Settings(training=self.training, seed=self.seed)
-        return self is off or (
-            self.w_hr is None and self.peephole is None and self.layer_norm is None and self == off
-        )
+        return all(array is None for array in arrays) and self == off
+
+
+_PLAIN = Settings()
 
 
 def settings(function: str, cell: str, given: Features, activations: int | None = None) -> Settings:
@@ -106,6 +110,9 @@ def settings(function: str, cell: str, given: Features, activations: int | None 
 
     ValueError or TypeError for what does not fit the cell or is out of range.
     """
+
+    if not given:
+        return _PLAIN
 
     def fail(name: str, wanted: str, error: type[Exception] = ValueError) -> None:
         raise error(
