@@ -1,6 +1,7 @@
 // Every check of what a caller passes, once, in argument order. A message names the function, the
 // argument, the wanted shape in symbols and numbers, and what came.
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "errors.hpp"
@@ -120,10 +121,14 @@ class Check {
 };
 
 struct Sizes {
-  Size T, B, I, H, GH;
+  Size T, B, I, H, P, GH;
 
   Sizes(const ForwardArgs& a, int64_t input)
-      : T{"T", a.x.shape[0]}, B{"B", a.x.shape[1]}, I{"I", input}, H{"H", a.w_hh.shape[1]} {
+      : T{"T", a.x.shape[0]},
+        B{"B", a.x.shape[1]},
+        I{"I", input},
+        H{"H", a.family.w_hr.present ? a.family.w_hr.shape[1] : a.w_hh.shape[1]},
+        P{a.family.w_hr.present ? "P" : "H", a.w_hh.shape[1]} {
     const int gates = cell_info(a.cell)->gates;
     GH.symbol = gates == 1 ? "H" : std::to_string(gates) + "*H";
     if (__builtin_mul_overflow(H.value, int64_t{gates}, &GH.value)) GH.value = INT64_MAX;
@@ -136,7 +141,8 @@ struct Sizes {
       return static_cast<long double>(size.value) + more;
     };
     return wide(T, 0) * wide(B, 0) * (wide(I, 64) + 10 * wide(H, 64)) +
-               16 * wide(H, 64) * (wide(I, 64) + wide(H, 64)) <
+               16 * wide(H, 64) * (wide(I, 64) + wide(H, 64) + wide(P, 64)) +
+               wide(T, 0) * wide(B, 0) * 10 * wide(P, 64) <
            0x1p56L;
   }
 };
@@ -145,19 +151,34 @@ void check_weights(const Check& check, const ForwardArgs& a, const Sizes& n, con
   if (a.x.present) check.dtype("w_ih", a.w_ih, a.x.dtype, as);
   const DType dtype = a.w_ih.dtype;
   check.dtype("w_hh", a.w_hh, dtype, as);
-  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, {"H", Check::kAny}});
-  check.positive("w_hh", n.H, a.w_hh);
+  const Tensor& w_hr = a.family.w_hr;
+  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, {n.P.symbol, Check::kAny}});
+  check.positive("w_hh", n.P, a.w_hh);
+  check.dtype("w_hr", w_hr, dtype, as);
+  check.shape("w_hr", w_hr, {{"P", Check::kAny}, {"H", Check::kAny}});
+  if (w_hr.present) check.positive("w_hr", n.H, w_hr);
   if (!n.addressable()) {
     check.fail("x", "small enough for T*B*(I + H) and H*(I + H) elements to be addressed",
                "T = " + std::to_string(n.T.value) + ", B = " + std::to_string(n.B.value) +
                    ", I = " + std::to_string(n.I.value) + ", H = " + std::to_string(n.H.value));
   }
   check.shape("w_ih", a.w_ih, {n.GH, n.I});
-  check.shape("w_hh", a.w_hh, {n.GH, n.H});
+  check.shape("w_hh", a.w_hh, {n.GH, n.P});
   check.dtype("b_ih", a.b_ih, dtype, as);
   check.shape("b_ih", a.b_ih, {n.GH});
   check.dtype("b_hh", a.b_hh, dtype, as);
   check.shape("b_hh", a.b_hh, {n.GH});
+  check.shape("w_hr", w_hr, {n.P, n.H});
+  const Family& f = a.family;
+  const int peepholes = cell_info(a.cell)->peepholes;
+  check.dtype("peephole", f.peephole, dtype, as);
+  check.shape("peephole", f.peephole, {{std::to_string(peepholes), peepholes}, n.H});
+  for (const auto& [name, gain, size] :
+       {std::tuple{"gain_ih", &f.gain_ih, n.GH}, std::tuple{"gain_hh", &f.gain_hh, n.GH},
+        std::tuple{"gain_c", &f.gain_c, n.H}, std::tuple{"bias_c", &f.bias_c, n.H}}) {
+    check.dtype(name, *gain, dtype, as);
+    check.shape(name, *gain, {size});
+  }
 }
 
 }  // namespace
@@ -185,10 +206,10 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   check.sequence("x", a.x, {{"T", Check::kAny}, {"B", Check::kAny}, {"I", Check::kAny}});
   check.positive("x", n.I, a.x);
   check_weights(check, a, n, " as x is");
-  for (const auto& [name, state] :
-       {std::pair{step ? "h" : "h0", &a.h0}, std::pair{step ? "c" : "c0", &a.c0}}) {
+  for (const auto& [name, state, units] :
+       {std::tuple{step ? "h" : "h0", &a.h0, n.P}, std::tuple{step ? "c" : "c0", &a.c0, n.H}}) {
     check.dtype(name, *state, a.x.dtype, " as x is");
-    check.shape(name, *state, {n.B, n.H});
+    check.shape(name, *state, {n.B, units});
   }
   if (a.lengths.present) {
     check.dtype("lengths", a.lengths, DType::kInt64);
@@ -220,11 +241,14 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   const Sizes n(a.forward, a.forward.x.shape[2]);
   const DType dtype = a.forward.x.dtype;
   check.dtype("dy", a.dy, dtype, " as x is");
-  check.sequence("dy", a.dy, {n.T, n.B, n.H});
+  check.sequence("dy", a.dy, {n.T, n.B, n.P});
   check.dtype("dh_n", a.dh_n, dtype, " as x is");
-  check.shape("dh_n", a.dh_n, {n.B, n.H});
+  check.shape("dh_n", a.dh_n, {n.B, n.P});
   check.dtype("dc_n", a.dc_n, dtype, " as x is");
   check.shape("dc_n", a.dc_n, {n.B, n.H});
+  check.dtype("dgates", a.dgates, dtype, " as x is");
+  const int64_t gates = cell_info(a.forward.cell)->gates;
+  check.sequence("dgates", a.dgates, {n.T, n.B, {"G", gates}, n.H});
 }
 
 }  // namespace fastrnn

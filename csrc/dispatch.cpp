@@ -35,7 +35,8 @@ constexpr int kBackendCount = static_cast<int>(sizeof kBackends / sizeof *kBacke
 template <template <class> class C>
 struct Info {
   using Cell = C<float>;
-  static constexpr CellInfo value = {Cell::kName, Cell::kGates, Cell::kStates, Cell::kReserve};
+  static constexpr CellInfo value = {Cell::kName,  Cell::kGates,     Cell::kStates, Cell::kReserve,
+                                     Cell::kEarly, Cell::kPeepholes, Cell::kMixes};
 };
 constexpr auto kInfo = per_cell<Info>();
 
@@ -52,8 +53,19 @@ class Workspace {
   Memory memory_;
 };
 
+const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args,
+                                     bool family) {
+  const int dtype = static_cast<int>(args.w_ih.dtype);
+  if (!family) return backend.kernels[args.cell].of[dtype];
+  if (!backend.family) {
+    throw ValueError("backend '" + std::string(backend.name) +
+                     "' has the plain layers alone, without the options beside them");
+  }
+  return backend.family[args.cell].of[dtype];
+}
+
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args) {
-  return backend.kernels[args.cell].of[static_cast<int>(args.w_ih.dtype)];
+  return kernel_of(backend, args, args.family.on);
 }
 
 }  // namespace
@@ -100,7 +112,8 @@ void forward(const KernelTable& backend, const ForwardArgs& args) {
 }
 
 void backward(const KernelTable& backend, const BackwardArgs& args) {
-  const KernelTable::Kernel& kernel = kernel_of(backend, args.forward);
+  const KernelTable::Kernel& kernel =
+      kernel_of(backend, args.forward, args.family || args.forward.family.on);
   Workspace workspace(kernel.backward_workspace(args));
   kernel.backward(args, workspace.data());
 }

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "family.hpp"
+
 namespace fastrnn {
 
 enum class DType : int { kFloat32, kFloat64, kInt64, kBool };
@@ -20,6 +22,9 @@ struct CellInfo {
   int gates;    // G
   int states;   // 1: h, 2: h and c
   int reserve;  // R
+  int early;    // gates of the early phase
+  int peepholes;
+  bool mixes;  // h is a mix of h' and something new
 };
 // The cells are numbered as listed in cells/cells.hpp; null past the last one.
 const CellInfo* cell_info(int cell);
@@ -35,6 +40,8 @@ struct Tensor {
   int64_t shape[kMaxRank] = {};
   int64_t stride[kMaxRank] = {};
 };
+
+using Family = FamilyOf<Tensor>;
 
 struct ForwardArgs {
   int cell = 0;
@@ -55,6 +62,8 @@ struct ForwardArgs {
   Tensor c_n;      // [B, H]       LSTM only
   Tensor c;        // [T, B, H]    LSTM: c at every step; needed by backward
   Tensor reserve;  // [T, B, R*H]  gates for backward; absent for inference
+
+  Family family;  // with a projection: w_hh is [G*H, P], and h0, h_n, y have P units
 };
 
 struct BackwardArgs {
@@ -63,10 +72,19 @@ struct BackwardArgs {
   Tensor dy;            // [T, B, H]   optional, unit stride on H
   Tensor dh_n, dc_n;    // [B, H]      optional
 
-  Tensor dx;            // [T, B, I]   each of these is computed only when present
-  Tensor dw_ih, dw_hh;  // [G*H, I], [G*H, H]
-  Tensor db_ih, db_hh;  // [G*H]
-  Tensor dh0, dc0;      // [B, H]
+  Tensor dx;                // [T, B, I]   each of these is computed only when present
+  Tensor dw_ih, dw_hh;      // [G*H, I], [G*H, H]
+  Tensor db_ih, db_hh;      // [G*H]
+  Tensor dh0, dc0;          // [B, H]
+  bool accumulate = false;  // add to the gradients of weights and biases, and do not clear them
+
+  bool family = false;        // any of what follows, or forward.family.on
+  double clip = 0;            // of the gates' gradients at every step; 0: none
+  Tensor dgates;              // [T, B, G*H]  gradients of family.gates
+  Tensor dw_hr, dpeephole;    // as what they belong to
+  Tensor dgain_ih, dgain_hh;  // [G*H]
+  Tensor dgain_c, dbias_c;    // [H]
+  Tensor step_norms;          // [T, B]  the norm of dL/dh at every step
 };
 
 // One backend: an instruction set of this CPU, or CUDA. The only thing that a backend exports.
@@ -91,6 +109,7 @@ struct KernelTable {
   const PerDType* kernels;                                      // [cell]
   const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
   const Probe* probes = nullptr;                                // [dtype]; null for CUDA
+  const PerDType* family = nullptr;                             // [cell]; null: has none
 };
 
 // The backends of this build, best first; null past the last one.

@@ -72,9 +72,9 @@ Unused unused;
 
 // Sizes of large blocks come in eight steps from one power of two to the next.
 int64_t rounded(int64_t bytes) {
-  const int64_t step = bytes < kLarge || kKept == 0
-                           ? kCacheLine
-                           : static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8;
+  const bool is_small = bytes < kLarge || kKept == 0;
+  const int64_t step =
+      is_small ? kCacheLine : int64_t{1} << (std::bit_width(static_cast<uint64_t>(bytes)) - 4);
   return (bytes / step + 1) * step;
 }
 

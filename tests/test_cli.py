@@ -181,7 +181,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(text):
         ),
         (["train", "text.txt", "--model", "no/such/folder"], "no/such/folder: no such folder"),
         (["train", "text.txt", "--hidden", "0"], "hidden must be at least 1, got 0"),
-        (["train", "text.txt", "--cell", "rnn"], "cell must be lstm or gru, got rnn"),
+        (["train", "text.txt", "--cell", "mgu"], "cell must be lstm, gru or rnn, got mgu"),
         (["sample"], "genesis.fastrnn.safetensors: No such file or directory"),
         (["sample", "torn"], "torn is damaged or not a model"),
         (["sample", "text.txt"], "text.txt is damaged or not a model"),

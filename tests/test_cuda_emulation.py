@@ -58,6 +58,7 @@ def run_emulated(
                     ("test", EMULATION / "test_cuda_emulation.cpp", *WATCHED),
                     ("threads", ROOT / "csrc/cpu/threads.cpp", *WATCHED),
                     ("dispatch", ROOT / "csrc/dispatch.cpp", *WATCHED),
+                    ("memory", ROOT / "csrc/memory.cpp", *WATCHED),
                 ),
             )
         )

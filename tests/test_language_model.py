@@ -364,7 +364,7 @@ def test_files_that_are_no_models_say_so(tmp_path):
     [
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
         ({"steps": -1}, "steps must be at least 1, got -1"),
-        ({"cell": "rnn"}, "cell must be lstm or gru, got rnn"),
+        ({"cell": "mgu"}, "cell must be lstm, gru or rnn, got mgu"),
         ({"dropout": 1.1, "layers": 2}, r"dropout must be in \[0, 1\], got 1.1"),
         ({"dropout": 0.1}, "dropout acts between layers: it needs at least 2 of them"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),

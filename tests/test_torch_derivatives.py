@@ -31,7 +31,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch_first": {"batch_first": True},
     "packed": {"bidirectional": True},
     "marks": {"bidirectional": True},
+    "projected": {"num_layers": 2, "bidirectional": True, "proj_size": 2},
 }
+CASES = [(c, o) for o in OPTIONS for c in CELLS if o != "projected" or c == "lstm"]
 T, B, I, H = 4, 3, 2, 3
 
 
@@ -51,9 +53,10 @@ def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Ten
     """A function of x, the initial state and the parameters, and a point."""
     module = make(cell, **OPTIONS[option])
     names = [name for name, _ in module.named_parameters()]
-    rows = (2 if option == "stacked" else 1) * (2 if module.bidirectional else 1)
+    rows = module.num_layers * (2 if module.bidirectional else 1)
     x = torch.randn((B, T, I) if option == "batch_first" else (T, B, I), dtype=torch.float64)
-    states = [torch.randn(rows, B, H, dtype=torch.float64) for _ in range(1 + (cell == "lstm"))]
+    units = [module.proj_size or H, H][: 1 + (cell == "lstm")]
+    states = [torch.randn(rows, B, n, dtype=torch.float64) for n in units]
     marks: dict[str, torch.Tensor] = {}
     if option == "marks":
         marks = {
@@ -80,23 +83,20 @@ def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Ten
     return function, tuple(v.clone().requires_grad_() for v in values)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "option"), CASES)
 def test_gradients_are_those_of_finite_differences(cell: str, option: str) -> None:
     function, point = problem(cell, option)
     assert gradcheck(function, point, fast_mode=True)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "option"), CASES)
 def test_second_derivatives_are_those_of_finite_differences(cell: str, option: str) -> None:
     """torch.nn on a GPU: not implemented for cuDNN's RNNs (WGAN-GP, meta-learning)."""
     function, point = problem(cell, option)
     assert gradgradcheck(function, point, fast_mode=True)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "option"), CASES)
 def test_forward_mode_is_that_of_finite_differences(cell: str, option: str) -> None:
     """torch.nn.LSTM on the CPU has no forward mode."""
     function, point = problem(cell, option)
@@ -105,8 +105,7 @@ def test_forward_mode_is_that_of_finite_differences(cell: str, option: str) -> N
     )
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "option"), CASES)
 def test_the_formula_is_the_core(cell: str, option: str) -> None:
     """Under forward mode the formula runs, outside the core: the same numbers."""
     function, point = problem(cell, option)

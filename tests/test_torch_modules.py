@@ -17,7 +17,7 @@ import fastrnn.torch
 
 CLASSES = ("RNN", "LSTM", "GRU")
 CELLS = ("RNNCell", "LSTMCell", "GRUCell")
-T, B, I, H = 7, 5, 4, 6
+T, B, I, H, P = 7, 5, 4, 6, 3
 LENGTHS = [3, 7, 1, 7, 4]
 DTYPES = (torch.float32, torch.float64)
 
@@ -71,13 +71,14 @@ def assert_same(theirs: torch.nn.Module, ours: torch.nn.Module, inputs: tuple[An
         assert_close(g.detach(), e.detach(), dtype, "gradient", T, name=f"result {number}")
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")  # torch.nn's
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["padded", "packed", "sorted packed", "unbatched"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["TBI", "BTI"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("name", [*CLASSES, "RNN relu"])
+@pytest.mark.parametrize("name", [*CLASSES, "RNN relu", "LSTM projected"])
 def test_module_equals_torch(
     name: str,
     layers: int,
@@ -88,8 +89,10 @@ def test_module_equals_torch(
     dtype: torch.dtype,
 ) -> None:
     torch.manual_seed(0)
-    name, *nonlinearity = name.split()
-    options: dict[str, Any] = {"nonlinearity": nonlinearity[0]} if nonlinearity else {}
+    name, *variant = name.split()
+    options: dict[str, Any] = {}
+    if variant:
+        options = {"proj_size": P} if name == "LSTM" else {"nonlinearity": variant[0]}
     theirs, ours = pair(
         name,
         I,
@@ -104,13 +107,13 @@ def test_module_equals_torch(
     shape = (B, T, I) if batch_first else (T, B, I)
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
     rows = layers * (2 if bidirectional else 1)
-    hx = states(name, (rows, B, H), dtype)
+    batch: tuple[int, ...] = (rows,) if kind == "unbatched" else (rows, B)
+    hx = states(name, (*batch, H), dtype)
+    if options.get("proj_size"):
+        hx = torch.randn((*batch, P), dtype=dtype, requires_grad=True), hx[1]
     inputs: Any = x
     if kind == "unbatched":
-        inputs, hx = (
-            torch.randn(T, I, dtype=dtype, requires_grad=True),
-            states(name, (rows, H), dtype),
-        )
+        inputs = torch.randn(T, I, dtype=dtype, requires_grad=True)
     elif "packed" in kind:
         lengths = sorted(LENGTHS, reverse=True) if "sorted" in kind else LENGTHS
         inputs = pack_padded_sequence(
@@ -119,6 +122,9 @@ def test_module_equals_torch(
         inputs = PackedSequence(inputs.data.detach().requires_grad_(), *inputs[1:])
     for state in (hx, None):
         assert_same(theirs, ours, (inputs, state))
+        with torch.no_grad():
+            for got, want in zip(*(tensors(m(inputs, state)) for m in (ours, theirs)), strict=True):
+                assert_close(got, want, numpy_dtype(dtype), "forward", T)
 
 
 @pytest.mark.parametrize("kind", ["padded", "packed"])
@@ -381,11 +387,6 @@ def test_dropout_with_one_layer_warns_as_torch_does() -> None:
         UserWarning, match="dropout option adds dropout after all but last recurrent layer"
     ):
         fastrnn.torch.LSTM(I, H, dropout=0.5)
-
-
-def test_projection_is_refused_by_name() -> None:
-    with pytest.raises(NotImplementedError, match=r"LSTM: proj_size > 0 .* torch\.nn\.LSTM"):
-        fastrnn.torch.LSTM(I, H, proj_size=2)
 
 
 def test_positional_arguments_are_those_of_torch() -> None:

@@ -14,25 +14,27 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn.torch
 
 CLASSES = ("RNN", "LSTM", "GRU")
-CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before")
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "lstm projected", "gru", "gru_reset_before")
 T, B, I, H = 5, 3, 4, 6
 
 
 def layer_inputs(cell: str, bidirectional: bool, bias: bool, marked: bool) -> tuple[Any, ...]:
     torch.manual_seed(0)
-    D, G = 1 + bidirectional, fastrnn.torch.formula.GATES[cell]
+    cell, *projected = cell.split()
+    D, G, P = 1 + bidirectional, fastrnn.torch.formula.GATES[cell], 2 if projected else H
 
     def new(*shape: int) -> torch.Tensor:
         return (0.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
 
-    each = [(G * H, I), (G * H, H), *([(G * H,), (G * H,)] if bias else [])]
+    each: list[tuple[int, ...]] = [(G * H, I), (G * H, P), *([(G * H,)] * 2 if bias else [])]
+    each += [(P, H)] if projected else []
     return (
         cell,
         False,
         bidirectional,
         new(T, B, I),
         [new(*shape) for _ in range(D) for shape in each],
-        new(D, B, H),
+        new(D, B, P),
         new(D, B, H) if cell == "lstm" else None,
         torch.tensor([T, 0, 2]) if marked else None,
         torch.rand(T, B) > 0.3 if marked else None,

@@ -97,6 +97,7 @@ class Features(Dataset[torch.Tensor]):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.*JAX:RuntimeWarning")  # where another test imported it
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_data_loader_workers_compute_what_the_parent_computes(
     start: str, two_threads: None

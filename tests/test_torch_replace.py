@@ -81,18 +81,16 @@ def test_replace_twice_changes_nothing_more() -> None:
     assert fastrnn.torch.replace(model) == ({}, {})
 
 
-def test_replace_leaves_subclasses_and_projections_and_says_why() -> None:
+def test_replace_leaves_subclasses_and_says_why() -> None:
     class Own(torch.nn.GRU):
         pass
 
     model = torch.nn.ModuleList([Own(3, 4), torch.nn.LSTM(3, 4, proj_size=2), torch.nn.RNN(3, 4)])
     report = fastrnn.torch.replace(model)
-    assert report.replaced == {"2": "RNN"}
-    assert set(report.left) == {"0", "1"}
+    assert report.replaced == {"1": "LSTM", "2": "RNN"}
+    assert set(report.left) == {"0"}
     assert "Own is a subclass" in report.left["0"]
-    assert "proj_size" in report.left["1"]
     assert type(model[0]) is Own
-    assert type(model[1]) is torch.nn.LSTM
 
 
 def test_patch_makes_models_of_our_modules_and_puts_the_names_back() -> None:

@@ -74,7 +74,7 @@ struct Held {
   Tensor tensor;
 };
 
-enum class Access { kAnyStride, kUnitLastStride };
+enum class Access { kAnyStride, kUnitLastStride, kContiguous };
 
 inline Tensor view_of(const py::array& array, DType dtype) {
   Tensor tensor;
@@ -93,7 +93,8 @@ inline Held hold(const std::string& function, const char* name, py::handle objec
   if (object.is_none()) return {};
   py::array array = to_numpy(function, name, object);
   const DType dtype = dtype_of(function, name, array);
-  if (array.size() > 0 && !fits(array, access == Access::kUnitLastStride)) {
+  const bool scattered = access == Access::kContiguous && !(array.flags() & py::array::c_style);
+  if (array.size() > 0 && (scattered || !fits(array, access == Access::kUnitLastStride))) {
     array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C",
                                                        py::arg("copy") = true);
   }

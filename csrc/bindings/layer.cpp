@@ -92,18 +92,20 @@ Tensors tensors_of(const char* function, const char* name, py::handle sequence) 
 }
 
 // A layer's tensors; `d` is the direction: 0 forward, 1 reverse.
-//   x [T, B, I]  y [T, B, D*H]  dx [D, T, B, I]        T and B swapped with batch_first
-//   h0, c0, h_n, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, R*H]
-//   weights: w_ih, w_hh (, b_ih, b_hh), D times
+//   x [T, B, I]  y [T, B, D*P]  dx [D, T, B, I]        T and B swapped with batch_first
+//   h0, h_n [D, B, P]   c0, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, R*H]
+//   weights: w_ih, w_hh (, b_ih, b_hh) (, w_hr), D times
+// P = H without w_hr. With it, reserve is [D, T, B, R*H + H]: first [T, B, R*H], then the cell's
+// output before the projection, [T, B, H].
 // One step has x, dx [B, I], states [B, H], reserve [B, R*H]; its y and c are h_n and c_n.
 struct Layer {
-  const char* function;
+  const char* function = nullptr;
   int cell = 0;
   bool batch_first = false;
   bool step = false;
   int directions = 1;
   int threads = 1;
-  std::vector<py::object> owners = {};
+  std::vector<py::object> owners;
 
   const CellInfo& info() const { return *cell_info(cell); }
 
@@ -219,24 +221,32 @@ struct Layer {
   }
 };
 
+constexpr size_t kMaxWeights = 5;
+
 struct Inputs {
   Tensor x, h0, c0, lengths, mask, reset;
   Tensors objects;  // the weights as Python has them
-  std::array<Tensor, 2 * WeightCache::kWeights> weights;
+  std::array<Tensor, 2 * kMaxWeights> weights;
   size_t each;  // of a direction
+
+  bool biased() const { return each >= 4; }
+  bool projected() const { return each % 2 == 1; }
 };
 
 void take_weights(Layer& layer, Tensors objects, Inputs& in) {
   in.objects = objects;
   const size_t directions = static_cast<size_t>(layer.directions);
   in.each = objects.count / directions;
-  if (objects.count % directions != 0 || (in.each != 2 && in.each != WeightCache::kWeights)) {
+  if (objects.count % directions != 0 || in.each < 2 || in.each > kMaxWeights) {
     throw ValueError(argument(layer.function, "weights") +
-                     " must be w_ih, w_hh and perhaps b_ih, b_hh of each direction");
+                     " must be w_ih, w_hh and perhaps b_ih, b_hh and w_hr of each direction");
   }
   static const char* const kNames[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
-  for (size_t i = 0; i < objects.count; ++i)
-    in.weights[i] = layer.take(kNames[i % in.each], objects.items[i]);
+  for (size_t i = 0; i < objects.count; ++i) {
+    const size_t number = i % in.each;
+    const bool last = in.projected() && number + 1 == in.each;
+    in.weights[i] = layer.take(last ? "w_hr" : kNames[number], objects.items[i]);
+  }
 }
 
 Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0) {
@@ -263,7 +273,11 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   const Tensor* w = &in.weights[static_cast<size_t>(d) * in.each];
   a.w_ih = w[0];
   a.w_hh = w[1];
-  if (in.each == WeightCache::kWeights) a.b_ih = w[2], a.b_hh = w[3];
+  if (in.biased()) a.b_ih = w[2], a.b_hh = w[3];
+  if (in.projected()) {
+    a.family.on = true;
+    a.family.w_hr = w[in.each - 1];
+  }
   a.h0 = layer.at(in.h0, "h0", d);
   a.c0 = layer.at(in.c0, "c0", d);
   a.lengths = in.lengths;
@@ -279,14 +293,36 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
 // A layer's checked calls, one for each direction.
 struct Calls {
   std::array<ForwardArgs, 2> of;
-  int64_t T, B, H;
+  int64_t T, B, H, P;
 
   Calls(const Layer& layer, const Inputs& in) {
     for (int d = 0; d < layer.directions; ++d)
       of[static_cast<size_t>(d)] = forward_args(layer, in, d);
-    T = of[0].x.shape[0], B = of[0].x.shape[1], H = of[0].w_hh.shape[1];
+    T = of[0].x.shape[0], B = of[0].x.shape[1], P = of[0].w_hh.shape[1];
+    H = in.projected() ? of[0].family.w_hr.shape[1] : P;
   }
 };
+
+// Units of what is kept for backward at every step.
+int64_t reserve_of(const Layer& layer, const Inputs& in, const Calls& calls) {
+  return (layer.info().reserve + in.projected()) * calls.H;
+}
+
+void set_reserve(const Layer& layer, const Calls& calls, const Tensor& reserve, ForwardArgs& a) {
+  a.reserve = reserve;
+  if (!reserve.present || !a.family.on) return;
+  const auto part = [&](int64_t before, int64_t units) {
+    Tensor tensor = reserve;
+    tensor.data = static_cast<char*>(reserve.data) +
+                  calls.T * calls.B * before * kItemSize[static_cast<int>(reserve.dtype)];
+    tensor.shape[2] = units;
+    tensor.stride[0] = calls.B * units, tensor.stride[1] = units, tensor.stride[2] = 1;
+    return tensor;
+  };
+  const int64_t own = layer.info().reserve * calls.H;
+  a.reserve = part(0, own);
+  a.family.output = part(own, calls.H);
+}
 
 struct Outputs {
   Tensor y, h_n, c_n, c, reserve;  // y in the caller's layout
@@ -300,12 +336,13 @@ void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
   for (int d = 0; d < layer.directions; ++d) {
     const auto i = static_cast<size_t>(d);
     ForwardArgs& a = calls.of[i];
-    a.y = layer.columns(y, calls.H, d);
+    a.y = layer.columns(y, calls.P, d);
     a.h_n = layer.at(out.h_n, "h_n", d);
     a.c_n = layer.at(out.c_n, "c_n", d);
     a.c = layer.saved_at(layer.step ? out.c_n : out.c, "c", d);
-    a.reserve = layer.saved_at(out.reserve, "reserve", d);
-    if (cache) kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
+    set_reserve(layer, calls, layer.saved_at(out.reserve, "reserve", d), a);
+    if (cache && !in.projected())
+      kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
     if (kept[i]) a.packed = kept[i]->packed.get();
   }
   const py::gil_scoped_release release;
@@ -321,7 +358,13 @@ int find_cell(const std::string& name) {
 
 Layer new_layer(const char* function, const std::string& cell, bool batch_first, bool bidirectional,
                 int threads) {
-  return {function, find_cell(cell), batch_first, false, bidirectional ? 2 : 1, threads};
+  Layer layer;
+  layer.function = function;
+  layer.cell = find_cell(cell);
+  layer.batch_first = batch_first;
+  layer.directions = bidirectional ? 2 : 1;
+  layer.threads = threads;
+  return layer;
 }
 
 // -> (y, h_n, c_n, c, reserve), None for what there is not
@@ -334,22 +377,21 @@ py::tuple layer_forward(const std::string& cell, bool batch_first, bool bidirect
   take_marks(layer, lengths, mask, reset, in);
   take_weights(layer, tensors_of(layer.function, "weights", weights), in);
   Calls calls(layer, in);
-  const int64_t T = calls.T, B = calls.B, H = calls.H;
+  const int64_t T = calls.T, B = calls.B, H = calls.H, P = calls.P;
+  const int64_t kept = reserve_of(layer, in, calls);
   const CellInfo& info = layer.info();
   const bool has_c = info.states == 2;
 
   py::object y = py::none(), c_n = py::none(), c = py::none(), reserve = py::none();
-  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, layer.directions * H));
-  const py::object h_n = new_tensor(x, layer.state_shape(B, H));
-  if (has_c) c_n = tensor_like(h_n);
+  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, layer.directions * P));
+  const py::object h_n = new_tensor(x, layer.state_shape(B, P));
+  if (has_c) c_n = P == H ? tensor_like(h_n) : new_tensor(x, layer.state_shape(B, H));
   if (has_c && save && !layer.step) c = new_tensor(x, layer.saved_shape(T, B, H));
-  if (info.reserve > 0 && save) {
-    reserve = new_tensor(x, layer.saved_shape(T, B, info.reserve * H));
-  }
+  if (kept > 0 && save) reserve = new_tensor(x, layer.saved_shape(T, B, kept));
   const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
                        layer.take("c", c), layer.take("reserve", reserve)};
   if (filled && out.reserve.present) {
-    const int64_t count = layer.directions * T * B * info.reserve * H;
+    const int64_t count = layer.directions * T * B * kept;
     std::memset(out.reserve.data, 0,
                 static_cast<size_t>(count * kItemSize[static_cast<int>(in.x.dtype)]));
   }
@@ -369,21 +411,20 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   take_weights(layer, tensors_of(layer.function, "weights", weights), in);
   Calls calls(layer, in);
   const int64_t D = layer.directions, T = calls.T, B = calls.B, I = in.x.shape[in.x.rank - 1],
-                H = calls.H;
+                H = calls.H, P = calls.P, kept = reserve_of(layer, in, calls);
   const CellInfo& info = layer.info();
   const DType dtype = in.x.dtype;
   if (wanted.size() != 3 + in.objects.count)
     throw ValueError(argument(layer.function, "wanted") + " must be of x, h0, c0 and the weights");
 
-  const Tensor y_ = layer.time_major(layer.take("y", y, layer.sequence_shape(T, B, D * H), dtype));
+  const Tensor y_ = layer.time_major(layer.take("y", y, layer.sequence_shape(T, B, D * P), dtype));
   const Tensor c_ = layer.take("c", c, layer.saved_shape(T, B, H), dtype);
-  const Tensor reserve_ =
-      layer.take("reserve", reserve, layer.saved_shape(T, B, info.reserve * H), dtype);
-  if (!y_.present || (info.states == 2) != c_.present || (info.reserve > 0 && !reserve_.present)) {
+  const Tensor reserve_ = layer.take("reserve", reserve, layer.saved_shape(T, B, kept), dtype);
+  if (!y_.present || (info.states == 2) != c_.present || (kept > 0 && !reserve_.present)) {
     throw ValueError("layer_backward: y, c or reserve is missing");
   }
   const Tensor dy_ = layer.time_major(layer.unit_last_stride("dy", layer.take("dy", dy)));
-  if (dy_.present && (dy_.rank != 3 || dy_.shape[2] != D * H)) {
+  if (dy_.present && (dy_.rank != 3 || dy_.shape[2] != D * P)) {
     throw ValueError(argument(layer.function, "dy") + " must have the shape of y");
   }
   const Tensor dh_n_ = layer.unit_last_stride("dh_n", layer.take("dh_n", dh_n));
@@ -400,7 +441,7 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   Shape dx_shape = layer.sequence_shape(T, B, I);
   if (two_dx) dx_shape = {4, {D, dx_shape.size[0], dx_shape.size[1], I}};
   const Tensor dx_ = gradient(0, dx_shape);
-  const Tensor dh0_ = gradient(1, layer.state_shape(B, H));
+  const Tensor dh0_ = gradient(1, layer.state_shape(B, P));
   const Tensor dc0_ = gradient(2, layer.state_shape(B, H));
 
   std::array<BackwardArgs, 2> backward_calls;
@@ -408,17 +449,18 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   for (int d = 0; d < layer.directions; ++d) {
     BackwardArgs& a = backward_calls[static_cast<size_t>(d)];
     a.forward = calls.of[static_cast<size_t>(d)];
-    a.forward.y = layer.columns(y_, H, d);
+    a.forward.y = layer.columns(y_, P, d);
     a.forward.c = layer.saved_at(c_, "c", d);
-    a.forward.reserve = layer.saved_at(reserve_, "reserve", d);
-    a.dy = layer.columns(dy_, H, d);
+    set_reserve(layer, calls, layer.saved_at(reserve_, "reserve", d), a.forward);
+    a.dy = layer.columns(dy_, P, d);
     a.dh_n = layer.at(dh_n_, "dh_n", d);
     a.dc_n = layer.at(dc_n_, "dc_n", d);
     check_backward(layer.function, a, batch_first ? Layout::kBatchFirst : Layout::kTimeMajor);
     const size_t w = 3 + static_cast<size_t>(d) * in.each;
     a.dw_ih = gradient(w, {2, {GH, I}});
-    a.dw_hh = gradient(w + 1, {2, {GH, H}});
-    if (in.each == WeightCache::kWeights) {
+    a.dw_hh = gradient(w + 1, {2, {GH, P}});
+    if (in.projected()) a.dw_hr = gradient(w + in.each - 1, {2, {P, H}});
+    if (in.biased()) {
       a.db_ih = gradient(w + 2, {1, {GH}});
       a.db_hh = gradient(w + 3, {1, {GH}});
     }
@@ -471,13 +513,13 @@ py::object stack_forward(const std::string& cell, bool batch_first, bool bidirec
     in.h0 = rows_of(h0_, l * D, D);
     in.c0 = rows_of(c0_, l * D, D);
     Calls calls(layer, in);
-    const Shape shape = layer.sequence_shape(calls.T, calls.B, D * calls.H);
+    const Shape shape = layer.sequence_shape(calls.T, calls.B, D * calls.P);
     if (l == 0) {
       y = new_tensor(x, shape);
-      h_n = new_tensor(x, {3, {L * D, calls.B, calls.H}});
+      h_n = new_tensor(x, {3, {L * D, calls.B, calls.P}});
       h_n_ = layer.take("h_n", h_n);
       if (layer.info().states == 2) {
-        c_n = tensor_like(h_n);
+        c_n = in.projected() ? new_tensor(x, {3, {L * D, calls.B, calls.H}}) : tensor_like(h_n);
         c_n_ = layer.take("c_n", c_n);
       }
       out.y = layer.take("y", y);
@@ -521,8 +563,7 @@ py::object cell_step(const std::string& cell, int threads, const py::dict& param
   Calls calls(layer, in);
   const Tensor& like = in.h0;
   const bool dense = like.present && like.stride[1] == 1 && like.stride[0] == calls.H;
-  const py::object h_n =
-      dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
+  py::object h_n = dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
   Outputs out;
   out.h_n = layer.take("h_n", h_n);
   py::object c_n;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings/array.hpp"
+#include "bindings/family.hpp"
 #include "bindings/layer.hpp"
 #include "bindings/xla_handlers.hpp"
 #include "cpu/threads.hpp"
@@ -43,7 +44,10 @@ struct Call {
   const CellInfo& cell() const { return *cell_info(args.cell); }
   int64_t T() const { return args.x.shape[0]; }
   int64_t B() const { return args.x.shape[1]; }
-  int64_t H() const { return args.w_hh.shape[1]; }
+  int64_t P() const { return args.w_hh.shape[1]; }  // units of h
+  int64_t H() const { return projected() ? args.family.w_hr.shape[1] : P(); }
+  bool projected() const { return args.family.w_hr.present; }
+  bool has_c() const { return cell().states == 2 || (projected() && cell().mixes); }
 
   Tensor keep(Held held) {
     owners.push_back(std::move(held.owner));
@@ -127,6 +131,12 @@ void take_weights(Call& call, py::handle w_ih, py::handle w_hh, py::handle b_ih,
   call.args.b_hh = call.take("b_hh", b_hh, Access::kAnyStride);
 }
 
+void take_family(Call& call, py::handle settings) {
+  call.args.family = family_of(call.cell(), settings, [&](const char* name, py::handle object) {
+    return call.take(name, object, Access::kAnyStride);
+  });
+}
+
 void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
   call.like = py::reinterpret_borrow<py::object>(x);
   call.args.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
@@ -153,10 +163,20 @@ Call new_call(const std::string& function, const std::string& cell,
   return call;
 }
 
-// -> (y, h_n, c_n or None, saved or None, c or None)
+// What the family keeps of a call for backward, beside the reserve.
+void allocate_family(Call& call, bool save) {
+  Family& f = call.args.family;
+  if (!f.on || !save) return;
+  const int64_t T = call.T(), B = call.B(), H = call.H(), GH = call.cell().gates * H;
+  const DType dtype = call.args.x.dtype;
+  if (call.projected()) f.output = call.keep(new_array(dtype, {T, B, H}));
+  if (f.gain_ih.present) f.norms = call.keep(new_array(dtype, {T, B, 2 * GH + H + 4}));
+}
+
+// -> (y, h_n, c_n or None, saved or None, c or None, gates or None)
 py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
                        py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
-                       bool return_cell_sequence) {
+                       bool return_cell_sequence, bool return_gates = false) {
   ForwardArgs& a = call.args;
   call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
   a.reverse = reverse;
@@ -167,15 +187,19 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
   check_forward(call.function.c_str(), a, call.layout);
 
   const CellInfo& info = call.cell();
-  const bool has_c = info.states == 2;
-  const py::object y = call.allocate_sequence(call.H(), a.y);
-  const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
+  const bool has_c = call.has_c();
+  const py::object y = call.allocate_sequence(call.P(), a.y);
+  const py::object h_n = call.allocate_matrix(call.B(), call.P(), a.h_n);
   const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
   const py::object c =
       has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
-  if (save && info.reserve > 0) {
-    a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), info.reserve * call.H()}));
+  const int reserve = a.family.on ? std::max(info.reserve, 1) : info.reserve;
+  if (save && reserve > 0) {
+    a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), reserve * call.H()}));
   }
+  allocate_family(call, save);
+  const py::object gates =
+      return_gates ? call.allocate_sequence(info.gates * call.H(), a.family.gates) : py::none();
   call.run_forward();
 
   const py::object like = call.like;
@@ -187,18 +211,22 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
     saved = py::cast(Saved{std::move(call)});
   }
   return py::make_tuple(to_kind_of(like, y), to_kind_of(like, h_n), to_kind_of(like, c_n), saved,
-                        return_cell_sequence ? to_kind_of(like, c) : py::none());
+                        return_cell_sequence ? to_kind_of(like, c) : py::none(),
+                        to_kind_of(like, gates));
 }
 
 py::tuple py_forward(const std::string& function, const std::string& cell, py::handle x,
                      py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
                      py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
                      py::handle reset, bool reverse, bool batch_first, bool save,
-                     bool return_cell_sequence, const std::optional<std::string>& backend) {
+                     bool return_cell_sequence, const std::optional<std::string>& backend,
+                     py::handle settings) {
   Call call = new_call(function, cell, backend);
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  take_family(call, settings);
+  const bool return_gates = !settings.is_none() && py::cast<bool>(settings.attr("return_gates"));
   return run_sequence(std::move(call), x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
-                      return_cell_sequence);
+                      return_cell_sequence, return_gates);
 }
 
 // -> (h, c or None)
@@ -206,9 +234,9 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
   take_step(call, x, h, c);
   ForwardArgs& a = call.args;
   check_forward(call.function.c_str(), a, call.layout);
-  const py::object h_n = call.allocate_matrix(call.B(), call.H(), a.h_n);
+  const py::object h_n = call.allocate_matrix(call.B(), call.P(), a.h_n);
   const py::object c_n =
-      call.cell().states == 2 ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
+      call.has_c() ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
   a.y = one_step(a.h_n);  // over the same memory
   call.run_forward();
   return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
@@ -216,9 +244,10 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
 
 py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h,
                   py::handle c, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
-                  const std::optional<std::string>& backend) {
+                  const std::optional<std::string>& backend, py::handle settings) {
   Call call = new_call(function, cell, backend);
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
+  take_family(call, settings);
   return run_step(std::move(call), x, h, c);
 }
 
@@ -278,9 +307,12 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
   return py::make_tuple(h_next.owner, c_next.owner ? c_next.owner : py::none());
 }
 
-// -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None)
+// -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None), and of a call with any
+// option of the family (dw_hr, dpeephole, dgain_ih, dgain_hh, dgain_c, dbias_c, step_norms), each
+// or None
 py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
-                      py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n) {
+                      py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n,
+                      py::handle dgates, double grad_clip, bool return_step_norms) {
   if (!py::isinstance<Saved>(saved_object)) {
     throw TypeError(argument(function, "saved") +
                     " must be what a forward call with save=True returned, got " +
@@ -302,23 +334,51 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   a.dy = call.time_major(dy_held.tensor);
   a.dh_n = dh_n_held.tensor;
   a.dc_n = dc_n_held.tensor;
+  const Held dgates_held = hold(function, "dgates", dgates, Access::kContiguous);
+  a.dgates = call.time_major(dgates_held.tensor);
+  a.clip = grad_clip;
+  a.family = grad_clip > 0 || return_step_norms || a.dgates.present;
   check_backward(function.c_str(), a, call.layout);
 
-  const int64_t B = call.B(), I = call.args.x.shape[2], H = call.H(), GH = info.gates * H;
+  const Family& f = call.args.family;
+  const int64_t B = call.B(), I = call.args.x.shape[2], H = call.H(), P = call.P(),
+                GH = info.gates * H;
   const py::object dx = call.allocate_sequence(I, a.dx);
   const py::object dw_ih = call.allocate_matrix(GH, I, a.dw_ih);
-  const py::object dw_hh = call.allocate_matrix(GH, H, a.dw_hh);
+  const py::object dw_hh = call.allocate_matrix(GH, P, a.dw_hh);
   const py::object db_ih = call.args.b_ih.present ? call.allocate_vector(GH, a.db_ih) : py::none();
   const py::object db_hh = call.args.b_hh.present ? call.allocate_vector(GH, a.db_hh) : py::none();
-  const py::object dh0 = call.allocate_matrix(B, H, a.dh0);
-  const py::object dc0 = info.states == 2 ? call.allocate_matrix(B, H, a.dc0) : py::none();
+  const py::object dh0 = call.allocate_matrix(B, P, a.dh0);
+  const py::object dc0 = call.has_c() ? call.allocate_matrix(B, H, a.dc0) : py::none();
+  const auto vector_like = [&](const Tensor& of, int64_t size, Tensor& view) {
+    return of.present ? call.allocate_vector(size, view) : py::object(py::none());
+  };
+  const py::object dw_hr = f.w_hr.present ? call.allocate_matrix(P, H, a.dw_hr) : py::none();
+  const py::object dpeephole =
+      f.peephole.present ? call.allocate_matrix(info.peepholes, H, a.dpeephole) : py::none();
+  const py::object dgain_ih = vector_like(f.gain_ih, GH, a.dgain_ih);
+  const py::object dgain_hh = vector_like(f.gain_hh, GH, a.dgain_hh);
+  const py::object dgain_c = vector_like(f.gain_c, H, a.dgain_c);
+  const py::object dbias_c = vector_like(f.bias_c, H, a.dbias_c);
+  py::object step_norms = py::none();
+  if (return_step_norms) {
+    const bool batch_first = call.layout == Layout::kBatchFirst;
+    step_norms = batch_first ? call.allocate_matrix(B, call.T(), a.step_norms)
+                             : call.allocate_matrix(call.T(), B, a.step_norms);
+    a.step_norms = call.time_major(a.step_norms);
+  }
   {
     const py::gil_scoped_release release;
     backward(*call.backend, a);
   }
   const auto out = [&](const py::object& array) { return to_kind_of(call.like, array); };
-  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0),
-                        out(dc0));
+  if (!a.family && !f.on) {
+    return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0),
+                          out(dc0));
+  }
+  return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0), out(dc0),
+                        out(dw_hr), out(dpeephole), out(dgain_ih), out(dgain_hh), out(dgain_c),
+                        out(dbias_c), out(step_norms));
 }
 
 std::vector<std::string> backends(bool compiled) {
@@ -406,7 +466,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
            py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("backend"))
       .def("forward", &weights_forward, py::arg("x"), py::arg("h0"), py::arg("c0"),
            py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
-           py::arg("batch_first"), py::arg("save"), "-> (y, h_n, c_n | None, saved | None, None)");
+           py::arg("batch_first"), py::arg("save"),
+           "-> (y, h_n, c_n | None, saved | None, None, None)");
   m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"),
         py::arg("h"), py::arg("c"),
         "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");
@@ -414,13 +475,15 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"),
         py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
         py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
-        py::arg("backend"), "-> (y, h_n, c_n | None, saved | None, c | None)");
+        py::arg("backend"), py::arg("settings") = py::none(),
+        "-> (y, h_n, c_n | None, saved | None, c | None, gates | None)");
   m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
-        py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"),
+        py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dgates") = py::none(),
+        py::arg("grad_clip") = 0.0, py::arg("return_step_norms") = false,
         "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
   m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
         py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),
-        py::arg("backend"), "-> (h, c | None)");
+        py::arg("backend"), py::arg("settings") = py::none(), "-> (h, c | None)");
   py::class_<ProbeMemory>(m, "ProbeMemory", "Memory to read, as the benchmark's probe does.")
       .def(py::init(&make_probe_memory), py::arg("bytes"))
       .def("read", &probe_read, py::arg("rounds"), py::arg("backend"), "-> bytes read");

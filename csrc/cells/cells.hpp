@@ -25,16 +25,16 @@ concept IsCell = requires(const V* in, V* out) {
 
 template <class Value>
 struct PerCell {
-  static constexpr int kCount = 5;
+  static constexpr int kCount = 6;
   Value of[kCount];
 };
 
 // Entry<C>::value for each cell, in the order that numbers them
 template <template <template <class> class> class Entry>
 constexpr auto per_cell() {
-  return PerCell<decltype(Entry<RnnTanh>::value)>{{Entry<RnnTanh>::value, Entry<RnnRelu>::value,
-                                                   Entry<Lstm>::value, Entry<Gru>::value,
-                                                   Entry<GruResetBefore>::value}};
+  return PerCell<decltype(Entry<RnnTanh>::value)>{
+      {Entry<RnnTanh>::value, Entry<RnnRelu>::value, Entry<Lstm>::value, Entry<Gru>::value,
+       Entry<GruResetBefore>::value, Entry<LstmCoupled>::value}};
 }
 
 }  // namespace fastrnn

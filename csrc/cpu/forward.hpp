@@ -16,8 +16,9 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// gx of one chunk stays well inside a core's L2, beside the recurrent weights.
-constexpr int64_t kForwardChunkBytes = 256 * 1024;
+// Rows of one input product: w_ih is read once for them, and gx stays in L2 or close.
+constexpr int64_t kForwardChunkRows = 256;
+constexpr int64_t kForwardChunkBytes = 2 * 1024 * 1024;
 
 template <template <class> class C, class T>
 class Forward {
@@ -127,8 +128,7 @@ class Forward {
         width_(padded<T>(seq_.H)),
         parts_(hidden_parts(a.threads, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
         ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes / (larger(1, seq_.B / ranges_) * G *
-                                                               width_ * int64_t{sizeof(T)})))) {
+        chunk_(chunk_steps(larger(1, seq_.B / ranges_))) {
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
     sums_ = arena.take<T>(parts_ * seq_.B * kSums);
@@ -139,6 +139,12 @@ class Forward {
     h_next_ = arena.take<T>(seq_.B * width_);
     c_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
+  }
+
+  int64_t chunk_steps(int64_t rows_of_step) const {
+    const int64_t row_bytes = G * width_ * int64_t{sizeof(T)};
+    const int64_t rows = smaller(kForwardChunkRows, kForwardChunkBytes / row_bytes);
+    return larger(1, smaller(seq_.T, rows / rows_of_step));
   }
 
   // Rows [first, last), through the whole sequence; every member of the team comes here.

@@ -6,6 +6,8 @@
 
 #include "cells/cells.hpp"
 #include "cpu/backward.hpp"
+#include "cpu/family/backward.hpp"
+#include "cpu/family/forward.hpp"
 #include "cpu/forward.hpp"
 #include "cpu/probe.hpp"
 
@@ -29,14 +31,28 @@ struct Kernels {
   static constexpr KernelTable::PerDType value = {{kKernel<C, float>, kKernel<C, double>}};
 };
 
+template <template <class> class C, class T>
+constexpr KernelTable::Kernel kFamilyKernel = {
+    FamilyForward<C, T>::packed_size, FamilyForward<C, T>::pack,
+    FamilyForward<C, T>::workspace,   FamilyForward<C, T>::run,
+    FamilyBackward<C, T>::workspace,  FamilyBackward<C, T>::run};
+
+template <template <class> class C>
+struct FamilyKernels {
+  static constexpr KernelTable::PerDType value = {
+      {kFamilyKernel<C, float>, kFamilyKernel<C, double>}};
+};
+
 constexpr auto kKernels = per_cell<Kernels>();
+constexpr auto kFamilyKernels = per_cell<FamilyKernels>();
 constexpr KernelTable::Probe kProbes[kComputeDTypes] = {
     {Probe<float>::multiply_add, Probe<float>::read},
     {Probe<double>::multiply_add, Probe<double>::read}};
 constexpr KernelTable kTable = {.name = FASTRNN_STRING(FASTRNN_ISA),
                                 .supported = supported,
                                 .kernels = kKernels.of,
-                                .probes = kProbes};
+                                .probes = kProbes,
+                                .family = kFamilyKernels.of};
 
 }  // namespace FASTRNN_ISA
 }  // namespace

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fastrnn import reference
 from fastrnn.functional import (
+    FamilyGradients,
+    Features,
     GRUGradients,
+    LayerNorm,
     LSTMGradients,
     RNNGradients,
     backends,
@@ -28,8 +31,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "FamilyGradients",
+    "Features",
     "GRUGradients",
     "LSTMGradients",
+    "LayerNorm",
     "RNNGradients",
     "backends",
     "convert",

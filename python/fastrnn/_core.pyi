@@ -27,7 +27,7 @@ class Weights:
         reverse: bool,
         batch_first: bool,
         save: bool,
-    ) -> tuple[Any, Any, Any, Saved | None, None]: ...
+    ) -> tuple[Any, Any, Any, Saved | None, None, None]: ...
 
 class ProbeMemory:
     def __init__(self, bytes: int) -> None: ...
@@ -51,10 +51,19 @@ def forward(
     save: bool,
     return_cell_sequence: bool,
     backend: str | None,
-) -> tuple[Any, Any, Any, Saved | None, Any]: ...
+    settings: object = None,
+) -> tuple[Any, Any, Any, Saved | None, Any, Any]: ...
 def backward(
-    function: str, cells: Sequence[str], saved: object, dy: object, dh_n: object, dc_n: object
-) -> tuple[Any, Any, Any, Any, Any, Any, Any]: ...
+    function: str,
+    cells: Sequence[str],
+    saved: object,
+    dy: object,
+    dh_n: object,
+    dc_n: object,
+    dgates: object = None,
+    grad_clip: float = 0.0,
+    return_step_norms: bool = False,
+) -> tuple[Any, ...]: ...
 def step(
     function: str,
     cell: str,
@@ -66,6 +75,7 @@ def step(
     b_ih: object,
     b_hh: object,
     backend: str | None,
+    settings: object = None,
 ) -> tuple[Any, Any]: ...
 class WeightCache:
     def __init__(self) -> None: ...

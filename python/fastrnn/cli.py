@@ -1,5 +1,5 @@
-"""The command `fastrnn`: info, check, bench, train, sample, convert. Each part is imported when it
-is asked for.
+"""The command `fastrnn`: info, check, bench, train, sample, diagnose, convert. Each part is
+imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -150,6 +150,34 @@ def _trainer(options: argparse.Namespace) -> tuple[Trainer, Path]:
                 f"{getattr(trainer.settings, name)}; of its settings only --steps can change"
             )
     return trainer, path
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from .diagnose import diagnose, fresh_models, plot, table
+    from .language_model import default_text, load_model, read_corpus
+    from .language_model.corpus import indices_of
+
+    with _complain():
+        path = options.text or default_text()
+        corpus = read_corpus(path)
+        if options.model:
+            model = load_model(options.model)
+            models = {options.model.name.removesuffix(_MODEL_SUFFIX): model}
+        else:
+            sizes = {"hidden": options.hidden, "steps": options.train}
+            models = fresh_models(corpus, sizes)
+        reports = []
+        for name, model in models.items():
+            text = indices_of(path, model.vocabulary)
+            reports += diagnose(name, model, text, options.steps)
+        print(table(reports))
+        if options.plot:
+            try:
+                plot(reports, options.plot)
+            except ImportError as error:
+                raise CommandError(f'{error}; pip install "fastrnn[plot]"') from error
+            print(f"written to {options.plot}")
+    return 0
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -312,6 +340,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     threads(train)
     _add_settings(train)
+
+    diagnose = command(
+        "diagnose",
+        _diagnose,
+        "Show how far back a character model learns",
+        "The norm of the loss's gradient with respect to h against the distance in steps, and how "
+        "many gates are saturated: of a model, or of an RNN, a GRU and an LSTM on the same text.",
+    )
+    diagnose.add_argument(
+        "text",
+        nargs="?",
+        type=Path,
+        metavar="TEXT",
+        help="a UTF-8 text file (default: the Book of Genesis, King James Version)",
+    )
+    diagnose.add_argument(
+        "--model", type=Path, metavar="FILE", help="a file that fastrnn train saved"
+    )
+    for name, default, text in (
+        ("--steps", 100, "characters before the one that the loss is of"),
+        ("--hidden", 128, "without --model: units"),
+        ("--train", 0, "without --model: updates before the measurement"),
+    ):
+        diagnose.add_argument(
+            name,
+            type=_number(int, 0 if name == "--train" else 1),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
+        )
+    diagnose.add_argument(
+        "--plot", type=Path, metavar="PICTURE", help="its suffix says which format: .svg, .png"
+    )
+    threads(diagnose)
 
     sample = command("sample", _sample, "Print text drawn from a trained model")
     sample.add_argument(

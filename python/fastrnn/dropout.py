@@ -1,84 +1,18 @@
-"""Dropout masks from a counter-based generator: Philox4x32-10.
-
-J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011, section 4.4 (Philox), and the Random123 library's known answers, against which it is
-tested.
-
-An element's fate depends on (seed, call, layer, t, b, unit) and on nothing else: not on the number
-of steps, rows or threads, nor on the order in which anything is computed.
-"""
+"""Dropout between layers: masks from the counter-based generator of `reference/philox.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]  # each holds 32 bits; 64 so that a product's upper half is not lost
+from .reference.philox import BETWEEN_LAYERS, kept, layer_key, philox
 
-_ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
-
-_COUNTERS_AT_ONCE = (
-    1 << 13
-)  # the working arrays of a block (about 10 of 64 KiB) stay in the L2 cache
-
-
-def philox(
-    counter: tuple[Words, Words, Words, Words], key: int
-) -> tuple[Words, Words, Words, Words]:
-    """Philox4x32-10: four 32-bit words for each counter of four 32-bit words, under a 64-bit key.
-
-    The four counter arrays are broadcast against each other.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
-    for _ in range(_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (
-            (product1 >> _HALF) ^ c1 ^ np.uint64(k0),
-            product1 & _LOW,
-            (product0 >> _HALF) ^ c3 ^ np.uint64(k1),
-            product0 & _LOW,
-        )
-        k0, k1 = (k0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (k1 + _KEY_STEPS[1]) & 0xFFFFFFFF
-    return c0, c1, c2, c3
-
-
-def layer_key(seed: int, call: int, layer: int) -> int:
-    """The 64-bit key of one layer's mask in one call: two words of philox under the seed."""
-    words = (call & 0xFFFFFFFF, call >> 32, layer, 0)
-    low, high, _, _ = philox(tuple(np.array(word, np.uint64) for word in words), seed)  # type: ignore[arg-type]
-    return int(low) | int(high) << 32
+__all__ = ["dropout_mask", "layer_key", "philox"]
 
 
 def dropout_mask(
     shape: tuple[int, int, int], p: float, dtype: npt.DTypeLike, *, seed: int, call: int, layer: int
 ) -> npt.NDArray[Any]:
-    """A mask (T, B, units) of 0 with probability p, else 1 / (1 - p).
-
-    Word unit % 4 of philox((unit // 4, b, t, 0), layer_key(seed, call, layer)) decides over an
-    element: it is kept when word >= round(p * 2**32).
-    """
-    steps, batch, units = shape
-    blocks = -(-units // 4)
-    key = layer_key(seed, call, layer)
-    block = np.arange(blocks, dtype=np.uint64)
-    row = np.arange(batch, dtype=np.uint64)[:, None]
-    zero = np.zeros((), np.uint64)
-    threshold = np.uint64(round(p * 2**32))
-    scale = 1.0 / (1.0 - p) if p < 1.0 else 0.0
-
-    mask = np.empty(shape, dtype)
-    stride = max(1, _COUNTERS_AT_ONCE // max(1, batch * blocks))
-    for start in range(0, steps, stride):
-        stop = min(start + stride, steps)
-        time = np.arange(start, stop, dtype=np.uint64)[:, None, None]
-        words = np.stack(philox((block, row, time, zero), key), axis=-1)
-        keep = words.reshape(stop - start, batch, 4 * blocks)[..., :units] >= threshold
-        np.multiply(keep, scale, out=mask[start:stop], casting="unsafe")
-    return mask
+    """A mask (T, B, units) of 0 with probability p, else 1 / (1 - p)."""
+    return kept(shape, p, layer_key(seed, call, layer), BETWEEN_LAYERS).astype(dtype)

@@ -8,21 +8,23 @@ between levels, and what a training forward keeps for backward.
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from . import _core
+from . import _core, stack
 from .atomic import write_atomically
 from .dropout import dropout_mask
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 Array = npt.NDArray[Any]
 State = TypeVar("State", bound=Any)  # h, or (h, c) for the LSTM
@@ -67,7 +69,7 @@ class Recurrent(Generic[State]):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -76,10 +78,16 @@ class Recurrent(Generic[State]):
         *,
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
+        **options: Unpack[stack.LayerOptions],
     ) -> None:
+        sizes: tuple[Any, ...]
+        if isinstance(hidden_size, (list, tuple)):  # one a level
+            sizes, num_layers = tuple(hidden_size), len(hidden_size)
+        else:
+            sizes = (hidden_size,)
         for name, value in (
             ("input_size", input_size),
-            ("hidden_size", hidden_size),
+            *(("hidden_size", size) for size in sizes),
             ("num_layers", num_layers),
         ):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -108,8 +116,9 @@ class Recurrent(Generic[State]):
             raise ValueError(f"{self._name}: seed must be in [0, 2**64), got {seed}")
 
         self.input_size = int(input_size)
-        self.hidden_size = int(hidden_size)
         self.num_layers = int(num_layers)
+        hidden = tuple(int(size) for size in sizes) * (1 if len(sizes) > 1 else self.num_layers)
+        self.hidden_size: Any = hidden[0] if len(set(hidden)) == 1 else hidden
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
         self.dropout = float(dropout)
@@ -117,29 +126,46 @@ class Recurrent(Generic[State]):
         self.dtype = np.dtype(dtype)
         self.seed = int(seed)
         self.dropout_calls = 0
-        self._call: _Call | None = None
+        self._call: _Call | stack.Call | None = None
+        self._options = stack.checked(self._name, options)
+        self._kind = self._make_kind(hidden)
+        self._kind.check(self._name, self.dtype)
+        self._is_plain = self._kind.is_plain
         self._parameters: dict[str, Array] = {}
         self._packed: list[_core.Weights] = []
         self._initialise()
 
     # ------------------------------------------------------------------ parameters
-    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        rows = self._cell.gates * self.hidden_size
-        for layer in range(self.num_layers):
-            columns = self._directions * self.hidden_size if layer else self.input_size
-            for direction in range(self._directions):
-                suffix = _suffix(layer, direction)
-                yield f"weight_ih{suffix}", (rows, columns)
-                yield f"weight_hh{suffix}", (rows, self.hidden_size)
-                if self.bias:
-                    yield f"bias_ih{suffix}", (rows,)
-                    yield f"bias_hh{suffix}", (rows,)
+    def _make_kind(self, hidden: tuple[int, ...]) -> stack.Kind:
+        cell, coupled = self._cell, bool(self._options["coupled"])
+        family = cell.core_names[0].split("_")[0]
+        core_name = "lstm_coupled" if coupled and family == "lstm" else cell.core_name(self)
+        return stack.Kind(
+            family,
+            core_name,
+            cell.core_name(self) if family != "rnn" else "rnn",
+            cell.gates - (coupled and family == "lstm"),
+            self._options,
+            hidden,
+            self.input_size,
+            self._directions,
+            self.bias,
+        )
 
     def _initialise(self) -> None:
         generator = np.random.default_rng(self.seed)
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for name, shape in self._shapes():
-            self._set(name, generator.uniform(-bound, bound, shape).astype(self.dtype))
+        for name, shape in self._kind.shapes():
+            level = int(name.rsplit("_l", 1)[1].split("_")[0])
+            self._set(name, self._kind.initial(name, shape, level, generator).astype(self.dtype))
+
+    def _row_parameters(self, level: int, direction: int) -> dict[str, Array]:
+        """The parameters of one level and direction, by their names without its number."""
+        end = _suffix(level, direction)
+        return {
+            name[: -len(end)]: value
+            for name, value in self._parameters.items()
+            if name.endswith(end)
+        }
 
     def _set(self, name: str, value: Array) -> None:
         """The one place where a parameter changes. `value` is ours to keep: checked and not shared.
@@ -240,7 +266,9 @@ class Recurrent(Generic[State]):
             "bidirectional",
         )
         configuration = {name: getattr(self, name) for name in (*names, *self._cell.options)}
-        return configuration | {"dtype": self.dtype.name, "seed": self.seed}
+        configuration |= {"dtype": self.dtype.name, "seed": self.seed}
+        options = {n: v for n, v in self._options.items() if v != stack.DEFAULTS[n]}
+        return configuration | options
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters and the configuration as safetensors.
@@ -294,7 +322,10 @@ class Recurrent(Generic[State]):
         mask: Array | None = None,
         reset: Array | None = None,
         training: bool = False,
-    ) -> tuple[Array, State]:
+        *,
+        save: bool | Literal["recompute", "chunks"] = True,
+        return_layers: bool = False,
+    ) -> Any:
         """The layer over a sequence.
 
         x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype
@@ -303,6 +334,8 @@ class Recurrent(Generic[State]):
         mask     (T, B) bool ((B, T) with batch_first): False carries the state over the step
         reset    (T, B) bool ((B, T) with batch_first): True sets the state to zero before the step
         training keep what backward needs, and apply dropout
+        save     with training: "chunks" or "recompute" keep less (fastrnn.functional)
+        return_layers   a third result: the output of every level
 
         Returns y (T, B, D * H), or (B, T, D * H) with batch_first, and the state after the last
         step, shaped as `state`. Direction d of level l is row l * D + d of a state. Without
@@ -324,6 +357,14 @@ class Recurrent(Generic[State]):
             symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
             self._check("forward", "x", x, symbols, (None, None, self.input_size))
         batch = x.shape[0] if self.batch_first else x.shape[1]
+        if return_layers or save is not True or not self._is_plain:
+            rows = self._rows("forward", "state", state, batch)
+            levels, ends, call = stack.forward(self, x, rows, lengths, mask, reset, training, save)
+            if training:
+                self.dropout_calls += self._kind.draws or (self.dropout > 0 and self.num_layers > 1)
+                self._call = call
+            y, final = levels[-1], self._of_rows(ends)
+            return (y, final, levels) if return_layers else (y, final)
         initial = () if state is None else self._unpack("forward", "state", state, batch)
 
         directions, weights = self._directions, self._weights()
@@ -338,7 +379,7 @@ class Recurrent(Generic[State]):
                 row = layer * directions + direction
                 if initial:
                     h0, c0 = (*(part[row] for part in initial), None)[:2]
-                output, h_n, c_n, kept, _ = weights[row].forward(
+                output, h_n, c_n, kept, *_ = weights[row].forward(
                     y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
                 )
                 outputs.append(output)
@@ -356,18 +397,64 @@ class Recurrent(Generic[State]):
             self._call = _Call(saved, masks, y.shape, batch)
         return y, final
 
-    def backward(self, dy: Array | None, dstate: State | None = None) -> Gradients:
+    def truncated(
+        self,
+        x: Array,
+        length: int,
+        state: State | None = None,
+        lengths: npt.ArrayLike | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+    ) -> Iterator[tuple[slice, Array, State]]:
+        """Truncated back-propagation through time: training forwards over pieces of `length` steps.
+
+        Yields the piece's steps, its y and the state after it, from which the next one begins (as a
+        number: no gradient goes back). Call backward in between. Raises ValueError for a
+        bidirectional layer, which needs the whole sequence.
+        """
+        if self.bidirectional:
+            raise ValueError(f"{self._name}.truncated: a bidirectional layer needs all steps")
+        axis = 1 if self.batch_first else 0
+        for start in range(0, x.shape[axis], length):
+            steps = slice(start, min(start + length, x.shape[axis]))
+            part = [
+                None if a is None else a[:, steps] if self.batch_first else a[steps]
+                for a in (x, mask, reset)
+            ]
+            left = None
+            if lengths is not None:
+                left = np.clip(np.asarray(lengths) - start, 0, steps.stop - start)
+            piece = cast(Array, part[0])
+            y, state = self.forward(piece, state, left, part[1], part[2], training=True)
+            yield steps, y, cast(State, state)
+
+    def backward(
+        self,
+        dy: Array | None,
+        dstate: State | None = None,
+        *,
+        dlayers: Sequence[Array | None] | None = None,
+        grad_clip: float | None = None,
+    ) -> Gradients:
         """Back-propagation through time for the last forward(training=True), once for each.
 
         dy (shaped as y) and dstate (shaped as the state) are the loss's gradients with respect to
         what forward returned; None is zero. The weights are those of that forward, even if they
-        were changed since.
+        were changed since. dlayers, after a forward with return_layers: gradients of the levels'
+        outputs, of which the last is added to dy. grad_clip: as in fastrnn.functional, after a
+        forward of a layer with options or with return_layers or save.
 
         Raises RuntimeError without such a forward, ValueError and TypeError for a wrong shape or
         dtype.
         """
         if self._call is None:
             raise RuntimeError(f"{self._name}.backward: no forward(training=True) came before")
+        if isinstance(self._call, stack.Call):
+            return self._general_backward(dy, dstate, dlayers, grad_clip)
+        if dlayers is not None or grad_clip is not None:
+            raise ValueError(
+                f"{self._name}.backward: dlayers and grad_clip need a forward with return_layers"
+            )
         saved, masks, y_shape, batch = self._call
         if dy is not None:
             dy = np.asarray(dy)
@@ -422,6 +509,9 @@ class Recurrent(Generic[State]):
             raise ValueError(
                 f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
             )
+        if not self._is_plain:
+            y, after = self.forward(x[:, np.newaxis] if self.batch_first else x[np.newaxis], state)
+            return y[:, 0] if self.batch_first else y[0], after
         h = c = None
         if state is not None:
             parts = self._parts("step", "state", state)
@@ -429,7 +519,68 @@ class Recurrent(Generic[State]):
         h, c = _core.stack_step(f"{self._name}.step", self._weights(), x, h, c)
         return h[-1], cast(State, h if c is None else (h, c))
 
+    def _general_backward(
+        self,
+        dy: Array | None,
+        dstate: State | None,
+        dlayers: Sequence[Array | None] | None,
+        grad_clip: float | None,
+    ) -> Gradients:
+        call = self._call
+        assert isinstance(call, stack.Call)
+        output = call.outputs[-1][0]
+        batch = output.shape[0] if self.batch_first else output.shape[1]
+        final = self._rows("backward", "dstate", dstate, batch)
+        levels: list[Any] = list(dlayers) if dlayers is not None else [None] * self.num_layers
+        if len(levels) != self.num_layers:
+            raise ValueError(
+                f"{self._name}.backward: dlayers must hold {self.num_layers}, got {len(levels)}"
+            )
+        if dy is not None:
+            levels[-1] = dy if levels[-1] is None else levels[-1] + dy
+        self._call = None
+        clip = 0.0 if grad_clip is None else float(grad_clip)
+        dx, first, gradients = stack.backward(self, call, levels, final, clip)
+        parameters = {name: gradients[name] for name in self._parameters}
+        return Gradients(dx, self._of_rows(first), parameters)
+
     # ------------------------------------------------------------------ helpers
+    def _rows(
+        self, method: str, argument: str, state: State | None, batch: int
+    ) -> list[tuple[Array | None, Array | None]]:
+        """A state as (h, c) of each level and direction, checked."""
+        kind, count = self._kind, self.num_layers * self._directions
+        if state is None:
+            return [(None, None)] * count
+        parts: Any = state
+        if not kind.has_c:
+            parts = (state, [None] * count)
+        elif not (isinstance(state, (tuple, list)) and len(state) == 2):
+            raise TypeError(
+                f"{self._name}.{method}: {argument} must be a pair (h, c), got {_describe(state)}"
+            )
+        for name, part in zip("hc"[: 1 + kind.has_c], parts, strict=False):
+            if len(part) != count:
+                raise ValueError(
+                    f"{self._name}.{method}: {name} of {argument} must have {count} rows, "
+                    f"got {len(part)}"
+                )
+            for row, array in enumerate(part):
+                level = row // self._directions
+                units = kind.units(level) if name == "h" else kind.hidden[level]
+                where = f"{name}[{row}] of {argument}"
+                self._check(method, where, np.asarray(array), "(B, units)", (batch, units))
+        return list(zip(*parts, strict=True))
+
+    def _of_rows(self, rows: Sequence[tuple[Array, Array | None]]) -> State:
+        """A state of its rows: arrays (L * D, B, units), or lists if the levels differ in size."""
+        stacked = len(set(self._kind.hidden)) == 1
+        h, c = (list(part) for part in zip(*rows, strict=True))
+        made = np.stack(h) if stacked else h
+        if not self._kind.has_c:
+            return cast(State, made)
+        return cast(State, (made, np.stack(c) if stacked else c))
+
     @property
     def _name(self) -> str:
         return type(self).__name__
@@ -551,7 +702,7 @@ class RNN(Recurrent[Array]):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
         bias: bool = True,
@@ -561,6 +712,7 @@ class RNN(Recurrent[Array]):
         *,
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
+        **options: Unpack[stack.LayerOptions],
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(
@@ -577,6 +729,7 @@ class RNN(Recurrent[Array]):
             bidirectional,
             dtype=dtype,
             seed=seed,
+            **options,
         )
 
 
@@ -624,7 +777,7 @@ class GRU(Recurrent[Array]):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -634,6 +787,7 @@ class GRU(Recurrent[Array]):
         reset_after: bool = True,
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
+        **options: Unpack[stack.LayerOptions],
     ) -> None:
         self.reset_after = bool(reset_after)
         super().__init__(
@@ -646,4 +800,5 @@ class GRU(Recurrent[Array]):
             bidirectional,
             dtype=dtype,
             seed=seed,
+            **options,
         )

@@ -80,6 +80,11 @@ class Oracle {
         double& state = c[size(u)];
         state = sigmoid(both(1, u)) * state + sigmoid(both(0, u)) * std::tanh(both(2, u));
         out = sigmoid(both(3, u)) * std::tanh(state);
+      } else if (cell_ == "lstm_coupled") {
+        double& state = c[size(u)];
+        const double i = sigmoid(both(0, u));
+        state = (1 - i) * state + i * std::tanh(both(1, u));
+        out = sigmoid(both(2, u)) * std::tanh(state);
       } else if (cell_ == "gru" || cell_ == "gru_reset_before") {
         const double recurrent =
             cell_ == "gru" ? sigmoid(both(0, u)) * from_h(2, u, before) : from_h(2, u, reset_h);

@@ -52,27 +52,15 @@ def run(
         inputs = Inputs(x, h0, c0, (weights,))
         results = jax_layer(Options(cell, True), inputs, Marks(None, mask, None))
         return results.y, [f[0] for f in results[1:] if f is not None]
-    from fastrnn import _core
+    import fastrnn
 
-    h0, c0 = (*states, None)[:2]
-    w_ih, w_hh, b_ih, b_hh = weights
-    y, h_n, c_n, _, _ = _core.forward(
-        "fastrnn.keras",
-        cell,
-        x,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        h0,
-        c0,
-        None,
-        mask,
-        None,
-        False,
-        True,
-        False,
-        False,
-        None,
-    )
-    return y, [h_n] if c_n is None else [h_n, c_n]
+    options: dict[str, Any] = {"h0": states[0], "mask": mask, "batch_first": True, "save": False}
+    if cell == "lstm":
+        y, finals, _ = fastrnn.lstm_forward(x, *weights, c0=states[1], **options)
+        return y, list(finals)
+    if cell.startswith("gru"):
+        y, h_n, _ = fastrnn.gru_forward(x, *weights, reset_after=cell == "gru", **options)
+    else:
+        nonlinearity: Any = cell.removeprefix("rnn_")
+        y, h_n, _ = fastrnn.rnn_forward(x, *weights, nonlinearity=nonlinearity, **options)
+    return y, [h_n]

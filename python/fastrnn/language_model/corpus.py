@@ -48,6 +48,22 @@ def read_corpus(path: str | os.PathLike[str]) -> Corpus:
     return corpus_of(text.replace("\r\n", "\n"))
 
 
+def indices_of(path: str | os.PathLike[str], vocabulary: str) -> Indices:
+    """A UTF-8 text file in a vocabulary that is given. Raises OSError, and ValueError for a
+    character that it lacks.
+    """
+    own = read_corpus(path)
+    places = {character: n for n, character in enumerate(vocabulary)}
+    missing = [character for character in own.vocabulary if character not in places]
+    if missing:
+        raise ValueError(
+            f"{os.fspath(path)} has characters that the model does not know: {''.join(missing)!r}"
+        )
+    table = np.array([places[character] for character in own.vocabulary])
+    indices: Indices = table[np.concatenate([own.train, own.held_out])]
+    return indices
+
+
 def corpus_of(text: str) -> Corpus:
     encoded = text.encode("utf-32-le")
     points, indices = np.unique(np.frombuffer(encoded, "<u4"), return_inverse=True)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..modules import GRU, LSTM, Recurrent
+from ..modules import GRU, LSTM, RNN, Recurrent
 from .corpus import Indices
 
 Array = npt.NDArray[np.float32]
 
-_CELLS: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
+_CELLS: dict[str, type[Recurrent[Any]]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 _EVALUATION_STEPS = 512
 
 
@@ -22,7 +22,7 @@ class CharacterModel:
     """The model; parameters are named, shaped and initialised as those of the same model in torch.
 
     embedding  Embedding(V, embedding): a table look-up is a one-hot vector's product with the table
-    rnn        LSTM or GRU(embedding, hidden, layers, dropout=dropout)
+    rnn        LSTM, GRU or RNN(embedding, hidden, layers, dropout=dropout)
     output     Linear(hidden, V)
     """
 

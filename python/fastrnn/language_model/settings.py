@@ -14,7 +14,7 @@ def _setting(default: Any, text: str) -> Any:
 class Settings:
     """A training run's settings. Raises ValueError for a value out of range."""
 
-    cell: str = _setting("lstm", "lstm or gru")
+    cell: str = _setting("lstm", "lstm, gru or rnn")
     hidden: int = _setting(256, "units of a layer")
     layers: int = _setting(1, "layers")
     embedding: int = _setting(64, "size of a character's embedding")
@@ -30,8 +30,8 @@ class Settings:
         for name in ("hidden", "layers", "embedding", "batch", "chunk", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.cell not in ("lstm", "gru"):
-            raise ValueError(f"cell must be lstm or gru, got {self.cell}")
+        if self.cell not in ("lstm", "gru", "rnn"):
+            raise ValueError(f"cell must be lstm, gru or rnn, got {self.cell}")
         if not 0.0 <= self.dropout <= 1.0:
             raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
         if self.dropout and self.layers == 1:

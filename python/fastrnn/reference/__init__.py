@@ -2,13 +2,15 @@
 tested against.
 
 Read in this order: `lstm.py`, `gru.py`, `rnn.py` (the equations), `cell.py` (what a cell is),
-`sequence.py` (the loop over time and back), `check.py` and `functional.py` (what callers see). It
-needs NumPy and nothing else.
+`gates.py` (what goes on around a gate), `sequence.py` (the loop over time and back), `features.py`,
+`check.py` and `functional.py` (what callers see). It needs NumPy and nothing else.
 """
 
 from __future__ import annotations
 
+from .features import Features, LayerNorm
 from .functional import (
+    FamilyGradients,
     GRUGradients,
     LSTMGradients,
     RNNGradients,
@@ -25,8 +27,11 @@ from .functional import (
 )
 
 __all__ = [
+    "FamilyGradients",
+    "Features",
     "GRUGradients",
     "LSTMGradients",
+    "LayerNorm",
     "RNNGradients",
     "Saved",
     "gru_backward",

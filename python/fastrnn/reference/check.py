@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import philox
+from .activations import RELU, TANH, Activation
 from .cell import Array, Cell
+from .features import Settings
+from .gates import Gates
 from .sequence import Bools, Problem
 
 
@@ -68,12 +72,14 @@ class Check:
     def problem(
         self,
         cell: Cell,
+        activations: tuple[Activation, ...],
         x: npt.ArrayLike,
         w_ih: npt.ArrayLike,
         w_hh: npt.ArrayLike,
         b_ih: npt.ArrayLike | None,
         b_hh: npt.ArrayLike | None,
         initial: dict[str, npt.ArrayLike | None],
+        features: Settings,
         lengths: npt.ArrayLike | None = None,
         mask: npt.ArrayLike | None = None,
         reset: npt.ArrayLike | None = None,
@@ -83,6 +89,7 @@ class Check:
         """Everything that forward takes."""
         G = cell.gates
         GH = "H" if G == 1 else f"{G}H"
+        P = "H" if features.w_hr is None else "P"
         time_batch = ["B", "T"] if batch_first else ["T", "B"]
 
         x = self.real("x", x, [*time_batch, "I"])
@@ -95,13 +102,14 @@ class Check:
                 f"got {w_ih.shape}"
             )
         self.positive("w_ih", "H")
-        w_hh = self.real("w_hh", w_hh, [GH, "H"])
-        b_ih = np.zeros(len(w_hh)) if b_ih is None else self.real("b_ih", b_ih, [GH])
-        b_hh = np.zeros(len(w_hh)) if b_hh is None else self.real("b_hh", b_hh, [GH])
-        B, H, T = (self.sizes[s] for s in "BHT")
+        weights = self.real("w_hh", w_hh, [GH, P])
+        b_ih = np.zeros(len(weights)) if b_ih is None else self.real("b_ih", b_ih, [GH])
+        b_hh = np.zeros(len(weights)) if b_hh is None else self.real("b_hh", b_hh, [GH])
+        w_hr = None if features.w_hr is None else self.real("w_hr", features.w_hr, ["P", "H"])
+        B, T = self.sizes["B"], self.sizes["T"]
         states = tuple(
-            np.zeros((B, H)) if s is None else self.real(name, s, ["B", "H"])
-            for name, s in initial.items()
+            np.zeros((B, self.sizes[units])) if s is None else self.real(name, s, ["B", units])
+            for (name, s), units in zip(initial.items(), (P, "H"), strict=False)
         )
         valid = np.ones((T, B), dtype=bool)
         if lengths is not None:
@@ -111,7 +119,65 @@ class Check:
         reset = ~every if reset is None else self.bools("reset", reset, time_batch)
         if batch_first:
             x, mask, reset = x.swapaxes(0, 1), mask.T, reset.T
-        return Problem(cell, x, w_ih, w_hh, b_ih, b_hh, states, valid, mask, reset, reverse)
+        norm, gains = features.layer_norm, dict[str, Array]()
+        if norm is not None:
+            gains = {n: self.real(n, getattr(norm, n), [GH]) for n in ("gain_ih", "gain_hh")}
+        kept_weights = self.kept("weight_dropout", (1, *weights.shape), philox.WEIGHT, features)
+        if kept_weights is not None:
+            weights = weights * kept_weights[0]
+        kept = self.kept("recurrent_dropout", (1, B, weights.shape[1]), philox.RECURRENT, features)
+        return Problem(
+            cell,
+            self.gates(cell, activations, features),
+            x,
+            w_ih,
+            weights,
+            b_ih,
+            b_hh,
+            states,
+            valid,
+            mask,
+            reset,
+            reverse,
+            w_hr=w_hr,
+            **gains,
+            kept=None if kept is None else kept[0],
+            zoneout=tuple(
+                zoneout(p, (T, *s.shape), stream, features)
+                for p, s, stream in zip(
+                    features.zoneout,
+                    states,
+                    (philox.ZONEOUT_H, philox.ZONEOUT_C),
+                    strict=False,
+                )
+            ),
+            kept_weights=None if kept_weights is None else kept_weights[0],
+        )
+
+    def gates(self, cell: Cell, activations: tuple[Activation, ...], features: Settings) -> Gates:
+        norm, arrays = features.layer_norm, dict[str, Any]()
+        if features.peephole is not None:
+            self.sizes["peepholes"] = cell.gates - 1
+            arrays["peephole"] = self.real("peephole", features.peephole, ["peepholes", "H"])
+        where = None
+        if norm is not None and norm.gain_c is not None and norm.bias_c is not None:
+            where = norm.variant
+            arrays["gain_c"] = self.real("gain_c", norm.gain_c, ["H"])
+            arrays["bias_c"] = self.real("bias_c", norm.bias_c, ["H"])
+        return Gates(
+            activations if features.activations is None else features.activations,
+            features.clip,
+            features.cell_clip,
+            layer_norm=where,
+            eps=1e-5 if norm is None else norm.eps,
+            **arrays,
+        )
+
+    def kept(
+        self, option: str, shape: tuple[int, int, int], stream: int, features: Settings
+    ) -> Array | None:
+        p = getattr(features, option)
+        return philox.kept(shape, p, features.seed, stream) if p and features.training else None
 
     def positive(self, name: str, symbol: str) -> None:
         if self.sizes[symbol] == 0:
@@ -120,3 +186,18 @@ class Check:
 
 def as_tuple(symbols: Sequence[str]) -> str:
     return f"({', '.join(symbols)}{',' if len(symbols) == 1 else ''})"
+
+
+def zoneout(p: float, shape: tuple[int, int, int], stream: int, features: Settings) -> Array | None:
+    """The share of its old value that a unit keeps: 1 or 0 in training, else p."""
+    if p == 0.0:
+        return None
+    if not features.training:
+        return np.full(shape, p)
+    return philox.happens(shape, p, features.seed, stream).astype(np.float64)
+
+
+def nonlinearity_of(function: str, nonlinearity: str) -> Activation:
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"{function}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return TANH if nonlinearity == "tanh" else RELU

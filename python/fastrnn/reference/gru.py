@@ -15,73 +15,85 @@ wait for r:
 
     n = tanh   (gx_n + gh_n)        gh_n = W_hn (r h_(t-1)) + b_hn
 
-Both keep torch's z, the share of the old state; the paper's equation (7) says so too.
+Both keep torch's z, the share of the old state; the paper's equation (7) says so too. With a
+projection, h_(t-1) in the last line is the unprojected output of the step before (the PGRU of Cheng
+et al., "Output-gate projected gated recurrent unit for speech recognition", Interspeech 2018).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .cell import Array, Arrays, Cell, sigmoid
+from .activations import SIGMOID, TANH
+from .cell import Array, Arrays, Cell, Parameters
+from .gates import Gates
 
 
-def forward(gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Arrays]:
+def forward(k: Gates, gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Arrays, Arrays]:
     (h_prev,) = prev
-    r = sigmoid(gx[0] + gh[0])
-    z = sigmoid(gx[1] + gh[1])
-    n = np.tanh(gx[2] + r * gh[2])
+    a_r, a_z = gx[0] + gh[0], gx[1] + gh[1]
+    r, z = k.value(0, a_r), k.value(1, a_z)
+    a_n = gx[2] + r * gh[2]
+    n = k.value(2, a_n)
     h = (1.0 - z) * n + z * h_prev
-    return (h,), (r, z, n, gh[2])
+    return (h,), (a_r, a_z, a_n, gh[2]), (r, z, n)
 
 
-def backward(prev: Arrays, curr: Arrays, reserve: Arrays, dcurr: Arrays) -> tuple[Arrays, Arrays]:
+def backward(
+    k: Gates, prev: Arrays, reserve: Arrays, dcurr: Arrays, dvalues: Arrays
+) -> tuple[Arrays, Arrays, Parameters]:
     (h_prev,), (dh,) = prev, dcurr
-    r, z, n, gh_n = reserve
-    dz = dh * (h_prev - n) * z * (1.0 - z)
-    dgx_n = dh * (1.0 - z) * (1.0 - n * n)
+    a_r, a_z, a_n, gh_n = reserve
+    r, z, n = k.value(0, a_r), k.value(1, a_z), k.value(2, a_n)
+    dz = k.gradient(1, a_z, dh * (h_prev - n) + dvalues[1])
+    dgx_n = k.gradient(2, a_n, dh * (1.0 - z) + dvalues[2])
     dgh_n = dgx_n * r
-    dr = dgx_n * gh_n * r * (1.0 - r)
-    return (dr, dz, dgx_n, dgh_n), (dh * z,)
+    dr = k.gradient(0, a_r, dgx_n * gh_n + dvalues[0])
+    return (dr, dz, dgx_n, dgh_n), (dh * z,), {}
 
 
-def forward_early_reset_before(gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Array]:
-    (h_prev,) = prev
-    r = sigmoid(gx[0] + gh[0])
-    z = sigmoid(gx[1] + gh[1])
-    return (r, z), r * h_prev
+def forward_early_reset_before(
+    k: Gates, gx: Arrays, gh: Arrays, hidden: Array
+) -> tuple[Arrays, Array, Arrays]:
+    a_r, a_z = gx[0] + gh[0], gx[1] + gh[1]
+    r = k.value(0, a_r)
+    return (r, a_z), r * hidden, (a_r,)
 
 
 def forward_reset_before(
-    gx: Arrays, gh: Arrays, prev: Arrays, r: Array, z: Array
-) -> tuple[Arrays, Arrays]:
+    k: Gates, gx: Arrays, gh: Arrays, prev: Arrays, r: Array, a_z: Array
+) -> tuple[Arrays, Arrays, Arrays]:
     (h_prev,) = prev
-    n = np.tanh(gx[2] + gh[2])
+    a_n = gx[2] + gh[2]
+    z, n = k.value(1, a_z), k.value(2, a_n)
     h = (1.0 - z) * n + z * h_prev
-    return (h,), (r, z, n)
+    return (h,), (a_z, a_n), (r, z, n)
 
 
 def backward_reset_before(
-    prev: Arrays, curr: Arrays, reserve: Arrays, dcurr: Arrays
-) -> tuple[Arrays, Arrays]:
+    k: Gates, prev: Arrays, reserve: Arrays, dcurr: Arrays, dvalues: Arrays
+) -> tuple[Arrays, Arrays, Parameters]:
     (h_prev,), (dh,) = prev, dcurr
-    _, z, n = reserve
-    dz = dh * (h_prev - n) * z * (1.0 - z)
-    dn = dh * (1.0 - z) * (1.0 - n * n)
+    a_z, a_n = reserve
+    z, n = k.value(1, a_z), k.value(2, a_n)
+    dz = k.gradient(1, a_z, dh * (h_prev - n) + dvalues[1])
+    dn = k.gradient(2, a_n, dh * (1.0 - z) + dvalues[2])
     dr = np.zeros_like(dn)  # r acts through the operand alone: see backward_early
-    return (dr, dz, dn), (dh * z,)
+    return (dr, dz, dn), (dh * z,), {}
 
 
 def backward_early_reset_before(
-    prev: Arrays, reserve: Arrays, dgates: Arrays, dprev: Arrays, d_operand: Array
-) -> tuple[Arrays, Arrays]:
-    (h_prev,), (dh_prev,) = prev, dprev
-    r = reserve[0]
+    k: Gates, hidden: Array, kept: Arrays, dgates: Arrays, d_operand: Array, dvalues: Arrays
+) -> tuple[Arrays, Array]:
+    (a_r,) = kept
     _, dz, dn = dgates
-    dr = d_operand * h_prev * r * (1.0 - r)
-    return (dr, dz, dn), (dh_prev + d_operand * r,)
+    dr = k.gradient(0, a_r, d_operand * hidden + dvalues[0])
+    return (dr, dz, dn), d_operand * k.value(0, a_r)
 
 
-GRU = Cell("gru", 3, 1, (0, 1, 2), (0, 1, 3), forward, backward)
+ACTIVATIONS = (SIGMOID, SIGMOID, TANH)
+
+GRU = Cell("gru", 3, 1, (0, 1, 2), (0, 1, 3), forward, backward, ACTIVATIONS)
 GRU_RESET_BEFORE = Cell(
     "gru_reset_before",
     3,
@@ -90,6 +102,7 @@ GRU_RESET_BEFORE = Cell(
     (0, 1, 2),
     forward_reset_before,
     backward_reset_before,
+    ACTIVATIONS,
     early=2,
     forward_early=forward_early_reset_before,
     backward_early=backward_early_reset_before,

@@ -6,36 +6,23 @@ torch.nn.RNN.
 
 from __future__ import annotations
 
-import numpy as np
-
-from .cell import Array, Arrays, Cell
-
-
-def forward_tanh(gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Arrays]:
-    h = np.tanh(gx[0] + gh[0])
-    return (h,), ()
+from .activations import TANH
+from .cell import NOTHING, Arrays, Cell, Parameters
+from .gates import Gates
 
 
-def backward_tanh(
-    prev: Arrays, curr: Arrays, reserve: Arrays, dcurr: Arrays
-) -> tuple[Arrays, Arrays]:
-    (h,), (dh,) = curr, dcurr
-    da = dh * (1.0 - h * h)
-    return (da,), (np.zeros_like(dh),)
+def forward(k: Gates, gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+    a = gx[0] + gh[0]
+    h = k.value(0, a)
+    return (h,), (a,), (h,)
 
 
-def forward_relu(gx: Arrays, gh: Arrays, prev: Arrays) -> tuple[Arrays, Arrays]:
-    h = np.maximum(gx[0] + gh[0], 0.0)
-    return (h,), ()
+def backward(
+    k: Gates, prev: Arrays, reserve: Arrays, dcurr: Arrays, dvalues: Arrays
+) -> tuple[Arrays, Arrays, Parameters]:
+    (a,), (dh,) = reserve, dcurr
+    da = k.gradient(0, a, dh + dvalues[0])
+    return (da,), (NOTHING,), {}
 
 
-def backward_relu(
-    prev: Arrays, curr: Arrays, reserve: Arrays, dcurr: Arrays
-) -> tuple[Arrays, Arrays]:
-    (h,), (dh,) = curr, dcurr
-    da: Array = np.where(h > 0.0, dh, 0.0)
-    return (da,), (np.zeros_like(dh),)
-
-
-RNN_TANH = Cell("rnn_tanh", 1, 1, (0,), (0,), forward_tanh, backward_tanh)
-RNN_RELU = Cell("rnn_relu", 1, 1, (0,), (0,), forward_relu, backward_relu)
+RNN = Cell("rnn", 1, 1, (0,), (0,), forward, backward, (TANH,))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 States = tuple[Tensor, ...]
-Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 __all__ = ["GATES", "by_direction", "layer"]
 
@@ -26,7 +26,8 @@ def _lstm(gx: Tensor, states: States, w: Weights) -> States:
     h, c = states
     i, f, g, o = (gx + linear(h, w[1], w[3])).chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return (h if w[4] is None else linear(h, w[4])), c
 
 
 def _gru(gx: Tensor, states: States, w: Weights) -> States:
@@ -67,10 +68,15 @@ _STEPS: dict[str, Callable[[Tensor, States, Weights], States]] = {
 
 
 def by_direction(weights: Sequence[Tensor], directions: int) -> list[Weights]:
-    """The weights of each direction; a layer without biases has None for them."""
+    """w_ih, w_hh, b_ih, b_hh, w_hr of each direction; None for what a layer does not have."""
     each = len(weights) // directions
-    parts = [tuple(weights[d * each : (d + 1) * each]) for d in range(directions)]
-    return [(p[0], p[1], p[2], p[3]) if each == 4 else (p[0], p[1], None, None) for p in parts]
+    parts = []
+    for d in range(directions):
+        w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
+        w_hr = rest.pop() if len(rest) % 2 else None
+        b_ih, b_hh = rest or (None, None)
+        parts.append((w_ih, w_hh, b_ih, b_hh, w_hr))
+    return parts
 
 
 def layer(
@@ -85,10 +91,10 @@ def layer(
     mask: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> States:
-    """One layer. x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
+    """One layer. x (T, B, I) -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
 
-    D = 2 directions when ``bidirectional``, else 1. ``batch_first`` swaps T and B of x, y, mask,
-    reset.
+    D = 2 directions when ``bidirectional``, else 1; P = H without a projection.
+    ``batch_first`` swaps T and B of x, y, mask, reset.
     """
     if torch._C._is_any_autocast_enabled():
         with torch.autocast(x.device.type, enabled=False):
@@ -133,10 +139,10 @@ def _layer(
     parts = by_direction(weights, D)
     outputs, finals = [], []
     for d, w in enumerate(parts):
-        H = w[1].shape[-1]
-        given = (h0, c0) if cell == "lstm" else (h0,)
-        zeros = x.new_zeros((x.shape[1], H))
-        states: States = tuple(zeros if s is None else s[d] for s in given)
+        B, H, P = x.shape[1], w[0].shape[0] // GATES[cell], w[1].shape[1]
+        zeros = x.new_zeros((B, P))
+        given = [(h0, P), (c0, H)] if cell == "lstm" else [(h0, P)]
+        states: States = tuple(x.new_zeros((B, n)) if s is None else s[d] for s, n in given)
         gates = linear(x, w[0], w[2])
         y: list[Tensor] = [zeros] * T
         for t in range(T - 1, -1, -1) if d else range(T):
@@ -149,7 +155,7 @@ def _layer(
                 )
             states = after
             y[t] = states[0] if valid is None else torch.where(valid[t], states[0], 0.0)
-        outputs.append(torch.stack(y) if T else x.new_zeros((0, x.shape[1], H)))
+        outputs.append(torch.stack(y) if T else x.new_zeros((0, B, P)))
         finals.append(states)
     output = torch.cat(outputs, -1) if D > 1 else outputs[0]
     return (

@@ -44,8 +44,9 @@ def forward(
     filled: bool = False,
     cache: WeightCache | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """-> y (T, B, D*H), h_n (D, B, H), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
+    """-> y (T, B, D*P), h_n (D, B, P), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
 
+    P = H without a projection; with one, reserve is (D, T, B, R*H + H).
     c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`.
     ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory
     was. ``cache``: where packed weights are kept for the next call.

@@ -184,11 +184,11 @@ def layer(
     reset: Tensor | None = None,
     cache: WeightCache | None = None,
 ) -> tuple[Tensor, ...]:
-    """x (T, B, I) -> y (T, B, D*H), h_n (D, B, H) and for the LSTM c_n (D, B, H).
+    """x (T, B, I) -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
 
-    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh), D times;
-    h0, c0 (D, B, H). ``batch_first`` swaps T and B of x, y, mask, reset. float32 or float64
-    throughout.
+    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh) (, w_hr), D
+    times; h0 (D, B, P), c0 (D, B, H); P = H without w_hr. ``batch_first`` swaps T and
+    B of x, y, mask, reset. float32 or float64 throughout.
     """
     if eager(x):
         return eager_layer(

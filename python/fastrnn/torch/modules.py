@@ -227,9 +227,10 @@ class _Recurrent(Cached, RNNBase):
         if states is None or x.size(2) != self.input_size or not computable(x, weights[0]):
             return None
         if states:
-            shape = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
-            for s in states:
-                if s.shape != shape or s.device != x.device:
+            rows = self.num_layers * (2 if self.bidirectional else 1)
+            units = self.proj_size or self.hidden_size, self.hidden_size
+            for s, size in zip(states, units, strict=False):
+                if s.shape != (rows, batch, size) or s.device != x.device:
                     return None
         return dtypes(x, states, weights)
 
@@ -294,13 +295,6 @@ class _Recurrent(Cached, RNNBase):
         with torch.no_grad():
             super().forward(input, hx)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.proj_size > 0:
-            raise NotImplementedError(
-                "LSTM: proj_size > 0 is not computed by fastrnn; use torch.nn.LSTM for it"
-            )
-
 
 class _Rows:
     """Where the rows of a PackedSequence lie in a padded (T, B, ...) tensor."""
@@ -356,8 +350,8 @@ class RNN(_Recurrent, torch.nn.RNN):
 
 
 class LSTM(_Recurrent, torch.nn.LSTM):
-    """:class:`torch.nn.LSTM` (Hochreiter & Schmidhuber 1997), computed by fastrnn. Same arguments,
-    names, state_dict and errors; ``proj_size`` must be 0.
+    """:class:`torch.nn.LSTM` (Hochreiter & Schmidhuber 1997; with ``proj_size`` Sak et al. 2014),
+    computed by fastrnn. Same arguments, names, state_dict and errors.
 
     ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """

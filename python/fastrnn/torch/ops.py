@@ -53,17 +53,16 @@ def _layer_fake(
     save: bool,
 ) -> tuple[Tensor, ...]:
     D = 2 if bidirectional else 1
-    H = weights[1].shape[1]
+    H, P = weights[0].shape[0] // formula.GATES[cell], weights[1].shape[1]
+    kept = (kernels.RESERVE[cell] + len(weights) // D % 2) * H  # with w_hr one more
     T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     lstm = cell == "lstm"
     return (
-        x.new_empty((x.shape[0], x.shape[1], D * H)),
-        x.new_empty((D, B, H)),
+        x.new_empty((x.shape[0], x.shape[1], D * P)),
+        x.new_empty((D, B, P)),
         x.new_empty((D, B, H) if lstm else (0,)),
         x.new_empty((D, T, B, H) if lstm and save else (0,)),
-        x.new_empty(
-            (D, T, B, kernels.RESERVE[cell] * H) if kernels.RESERVE[cell] and save else (0,)
-        ),
+        x.new_empty((D, T, B, kept) if kernels.RESERVE[cell] and save else (0,)),
     )
 
 
@@ -79,11 +78,12 @@ def _layer_backward(*arguments: Any) -> list[Tensor]:
 
 
 def _layer_backward_fake(*arguments: Any) -> list[Tensor]:
-    _, batch_first, bidirectional, x, weights = arguments[:5]
+    cell, batch_first, bidirectional, x, weights = arguments[:5]
     wanted = arguments[-1]
     D = 2 if bidirectional else 1
-    state = (D, x.shape[0] if batch_first else x.shape[1], weights[1].shape[1])
-    shapes = [x.shape, state, state, *(w.shape for w in weights)]
+    B = x.shape[0] if batch_first else x.shape[1]
+    H, P = weights[0].shape[0] // formula.GATES[cell], weights[1].shape[1]
+    shapes = [x.shape, (D, B, P), (D, B, H), *(w.shape for w in weights)]
     return [x.new_empty(shape) for shape, want in zip(shapes, wanted, strict=True) if want]
 
 

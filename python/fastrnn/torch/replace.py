@@ -36,18 +36,16 @@ def replace(model: torch.nn.Module) -> Replaced:
 
     In place: each module stays the same object, with its Parameters, buffers, hooks and mode; only
     its class changes. So optimizers, tied weights and references from elsewhere stay right.
-    Subclasses are left as they are, for what they changed could be lost, and so is ``proj_size >
-    0``. Returns what was replaced, and what was left and why.
+    Subclasses are left as they are, for what they changed could be lost. Returns what was
+    replaced, and what was left and why.
     """
     done = Replaced({}, {})
     for name, module in model.named_modules():
         kind = type(module)
         counterpart = _COUNTERPARTS.get(kind)
-        if counterpart is not None and getattr(module, "proj_size", 0) == 0:
+        if counterpart is not None:
             module.__class__ = counterpart
             done.replaced[name] = counterpart.__name__
-        elif counterpart is not None:
-            done.left[name] = "proj_size > 0 is not computed by fastrnn"
         elif isinstance(module, tuple(_COUNTERPARTS)) and kind not in _COUNTERPARTS.values():
             done.left[name] = f"{kind.__module__}.{kind.__qualname__} is a subclass of torch.nn's"
     return done

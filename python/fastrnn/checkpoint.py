@@ -1,0 +1,218 @@
+"""Back-propagation through time in little memory: save="recompute" and save="chunks".
+
+Forward keeps the state where chunks of steps begin, and backward runs forward again on a chunk
+before it goes back through it (T. Chen et al., "Training deep nets with sublinear memory cost",
+arXiv:1604.06174): everything that a step needs is there for one chunk at a time.
+
+    recompute   a chunk has RECOMPUTE_ROWS rows: what is recomputed at a time stays the same
+    chunks      a chunk has sqrt(T) steps: what is kept and what is recomputed grow alike
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .reference.features import Settings
+
+Array = Any
+
+RECOMPUTE_ROWS = 2048  # steps times batch rows: gates of some MiB, and short beside a long sequence
+MODES = ("recompute", "chunks")
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a forward call, NumPy's."""
+
+    function: str
+    cell: str
+    x: Array
+    weights: tuple[Array, Array, Array, Array]
+    lengths: Array | None
+    mask: Array | None
+    reset: Array | None
+    reverse: bool
+    batch_first: bool
+    backend: str | None
+    settings: Settings | None
+    like: Array  # the caller's x: results are of its kind
+
+    @property
+    def steps(self) -> int:
+        return int(self.x.shape[1 if self.batch_first else 0])
+
+    def part(self, array: Array | None, steps: slice) -> Array | None:
+        """The steps of an array (T, B, ...), or (B, T, ...) with batch_first."""
+        if array is None:
+            return None
+        return array[:, steps] if self.batch_first else array[steps]
+
+    def forward(
+        self, steps: slice, h: Array | None, c: Array | None, save: bool, sequence: bool
+    ) -> tuple[Any, ...]:
+        """These steps from the state (h, c) -> (y, h_n, c_n, saved, c sequence, gates)."""
+        lengths = self.lengths
+        if lengths is not None:
+            lengths = np.clip(lengths.astype(np.int64) - steps.start, 0, steps.stop - steps.start)
+        settings = self.settings
+        if settings is not None:
+            settings = replace(settings, first_step=steps.start)
+        return _core.forward(
+            self.function,
+            self.cell,
+            self.part(self.x, steps),
+            *self.weights,
+            h,
+            c,
+            lengths,
+            self.part(self.mask, steps),
+            self.part(self.reset, steps),
+            self.reverse,
+            self.batch_first,
+            save,
+            sequence,
+            self.backend,
+            settings,
+        )
+
+    def chunks(self, length: int) -> Iterator[slice]:
+        """In the order of forward."""
+        starts = range(0, self.steps, length)
+        for start in reversed(starts) if self.reverse else starts:
+            yield slice(start, min(start + length, self.steps))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What backward needs: the call, and the state before each chunk, in the order of forward."""
+
+    call: Call
+    length: int
+    states: list[tuple[Array | None, Array | None]]
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that ran."""
+        return self.call.backend or _core.backends(compiled=False)[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beyond x, y, the weights and the initial state."""
+        return sum(part.nbytes for state in self.states[1:] for part in state if part is not None)
+
+
+def forward(
+    call: Call, h0: Array | None, c0: Array | None, mode: str, return_cell_sequence: bool
+) -> tuple[Any, ...]:
+    """As _core.forward: (y, h_n, c_n, saved, c or None, gates or None)."""
+    batch = call.x.shape[0 if call.batch_first else 1] or 1
+    if mode == "recompute":
+        length = max(1, RECOMPUTE_ROWS // batch)
+    else:
+        length = max(1, math.isqrt(max(call.steps - 1, 0)) + 1)
+    kept: dict[str, Array] = {}
+
+    def keep(name: str, steps: slice, part: Array | None) -> None:
+        if part is None:
+            return
+        if name not in kept:
+            axis = 1 if call.batch_first else 0
+            shape = (*part.shape[:axis], call.steps, *part.shape[axis + 1 :])
+            kept[name] = np.empty(shape, part.dtype)
+        call.part(kept[name], steps)[...] = part  # type: ignore[index]
+
+    states = []
+    h, c = h0, c0
+    for steps in call.chunks(length) if call.steps else [slice(0, 0)]:
+        states.append((h, c))
+        y, h, c, _, sequence, gates = call.forward(steps, h, c, False, return_cell_sequence)
+        for name, part in (("y", y), ("c", sequence), ("gates", gates)):
+            keep(name, steps, part)
+    saved = Saved(call, length, states)
+    results = (kept["y"], h, c, saved, kept.get("c"), kept.get("gates"))
+    return tuple(r if r is saved else to_kind_of(call.like, r) for r in results)
+
+
+def backward(
+    function: str,
+    saved: Saved,
+    dy: Array | None,
+    dh_n: Array | None,
+    dc_n: Array | None,
+    dgates: Array | None,
+    grad_clip: float,
+    return_step_norms: bool,
+) -> tuple[Any, ...]:
+    """As _core.backward."""
+    call = saved.call
+    dy, dh, dc, dgates = (to_numpy(a) for a in (dy, dh_n, dc_n, dgates))
+    dx: Array = np.empty(call.x.shape, call.x.dtype)
+    norms = np.empty(call.x.shape[:2], call.x.dtype) if return_step_norms else None
+    total: list[Array | None] | None = None
+    chunks = list(call.chunks(saved.length)) or [slice(0, 0)]
+    for steps, (h, c) in zip(reversed(chunks), reversed(saved.states), strict=True):
+        part = call.forward(steps, h, c, True, False)[3]
+        g = _core.backward(
+            function,
+            [call.cell],
+            part,
+            call.part(dy, steps),
+            dh,
+            dc,
+            call.part(dgates, steps),
+            grad_clip,
+            return_step_norms,
+        )
+        call.part(dx, steps)[...] = g[0]  # type: ignore[index]
+        dh, dc = g[5], g[6]
+        if norms is not None:
+            call.part(norms, steps)[...] = g[13]  # type: ignore[index]
+        if total is None:
+            total = list(g)
+        else:
+            for n in (1, 2, 3, 4, *range(7, min(len(g), 13))):
+                if g[n] is not None:
+                    total[n] += g[n]
+    assert total is not None
+    total[0], total[5], total[6] = dx, dh, dc
+    if norms is not None:
+        total[13] = norms
+    return tuple(to_kind_of(call.like, a) for a in total)
+
+
+def checked_lengths(function: str, lengths: Any, steps: int) -> Array | None:
+    """They are cut to the chunks, so that the core no longer sees one that is out of range."""
+    if lengths is None:
+        return None
+    array = np.array(lengths) if not hasattr(lengths, "__dlpack__") else np.array(to_numpy(lengths))
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"{function}: argument 'lengths' must be of an integer dtype, got {array.dtype}"
+        )
+    for b in np.flatnonzero((array < 0) | (array > steps)):
+        raise ValueError(
+            f"{function}: argument 'lengths' must be between 0 and T = {steps}, "
+            f"got lengths[{b}] = {array.flat[b]}"
+        )
+    return array
+
+
+def to_numpy(array: Array | None) -> Array | None:
+    return array if array is None or isinstance(array, np.ndarray) else np.from_dlpack(array)
+
+
+def to_kind_of(like: Array, array: Array | None) -> Array | None:
+    """An array of the framework that `like` belongs to."""
+    if array is None or isinstance(like, np.ndarray):
+        return array
+    if hasattr(like, "__array_namespace__"):
+        return like.__array_namespace__().from_dlpack(array)
+    import importlib
+
+    return importlib.import_module(type(like).__module__.split(".")[0]).from_dlpack(array)
