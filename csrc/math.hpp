@@ -1,4 +1,4 @@
-// sigmoid, tanh and exp once, for every instruction set and CUDA, generic over a value type V.
+// sigmoid and tanh once, for every instruction set and CUDA, generic over a value type V.
 //
 // V offers: Scalar, set(s), + - *, quotient(a, b) = a / b for 1 <= b <= 2, fma(a, b, c) = a*b + c,
 // minimum/maximum(a, b) that return b when a is NaN or b is, round(a) to nearest even, abs(a),

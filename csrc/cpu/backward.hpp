@@ -22,6 +22,25 @@ namespace FASTRNN_ISA {
 constexpr int64_t kBackwardChunkRows = 512;
 constexpr int64_t kWeightRowsPerTask = 48;
 
+// packed[block][k][lane] = w[k][block V + lane], `length` rows of `columns`: the right factor of a
+// product with the transposed weights
+template <class T>
+void pack_transposed(int threads, const Tensor& w, int64_t columns, int64_t length, T* packed) {
+  const int64_t blocks = blocks_of<T>(columns);
+  const T* data = static_cast<const T*>(w.data);
+  if (w.stride[1] != 1) {
+    parallel_for(threads, blocks, [&](int64_t block) {
+      pack_block(data, block, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
+    });
+    return;
+  }
+  constexpr int64_t kAtOnce = 8;  // a row's neighbouring blocks are read together
+  parallel_for(threads, (blocks + kAtOnce - 1) / kAtOnce, [&](int64_t i) {
+    pack_columns(data, columns, length, w.stride[0], i * kAtOnce,
+                 smaller(blocks, (i + 1) * kAtOnce), packed);
+  });
+}
+
 template <template <class> class C, class T>
 class Backward {
  public:
@@ -128,8 +147,8 @@ class Backward {
     copy_or_zero<T>(zeros_, nullptr, dgates_width_);
     if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
     // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
-    pack_weights(f_.w_hh, H, w_hh_);
-    if (a_.dx.present) pack_weights(f_.w_ih, seq_.I, w_ih_);
+    pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
+    if (a_.dx.present) pack_transposed(threads_, f_.w_ih, seq_.I, G * H, w_ih_);
     for (int64_t r = 0; r < seq_.B; ++r) {
       const int64_t b = seq_.batch[r];
       load_state(a_.dh_n, b, dh_ + r * width_);
@@ -139,22 +158,6 @@ class Backward {
           copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }
-  }
-
-  void pack_weights(const Tensor& w, int64_t columns, T* packed) const {
-    const int64_t blocks = blocks_of<T>(columns), length = G * seq_.H;
-    const T* data = static_cast<const T*>(w.data);
-    if (w.stride[1] != 1) {
-      parallel_for(threads_, blocks, [&](int64_t block) {
-        pack_block(data, block, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
-      });
-      return;
-    }
-    constexpr int64_t kAtOnce = 8;  // a row's neighbouring blocks are read together
-    parallel_for(threads_, (blocks + kAtOnce - 1) / kAtOnce, [&](int64_t i) {
-      pack_columns(data, columns, length, w.stride[0], i * kAtOnce,
-                   smaller(blocks, (i + 1) * kAtOnce), packed);
-    });
   }
 
   void clear(const Tensor& dw, int64_t columns) const {
@@ -213,14 +216,6 @@ class Backward {
     return s + 1 < end ? dgates_row(s + 1, row, begin) : carry_ + row * dgates_width_;
   }
 
-  // h' or c' before step s, null where it is zero: y and c hold the state after each step
-  const T* previous(const Tensor& states, const Tensor& initial, int64_t row, int64_t s) const {
-    const int64_t b = seq_.batch[row];
-    if (seq_.resets(row, s)) return nullptr;
-    if (s > 0) return row_of<const T>(states, seq_.time(row, s - 1), b);
-    return initial.present ? row_of<const T>(initial, b) : nullptr;
-  }
-
   // Gates whose left factor is h' itself: all, or the early ones of a cell with two products.
   static constexpr int kDirect = E > 0 ? E : G;
 
@@ -276,8 +271,8 @@ class Backward {
     const T* h = row_of<const T>(f_.y, t, b);
     const T* c = S == 2 ? row_of<const T>(f_.c, t, b) : nullptr;
     const T* reserve = R > 0 ? row_of<const T>(f_.reserve, t, b) : nullptr;
-    const T* h_prev = previous(f_.y, f_.h0, row, s);
-    const T* c_prev = S == 2 ? previous(f_.c, f_.c0, row, s) : nullptr;
+    const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
+    const T* c_prev = S == 2 ? seq_.previous<T>(f_.c, f_.c0, row, s) : nullptr;
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
     T* dgates = dgates_row(s, row, begin);
@@ -324,7 +319,7 @@ class Backward {
     const int64_t H = seq_.H;
     const T* product = product_ + row * width_;
     const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
-    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
     T* dgates = dgates_row(s, row, begin);
     for (int64_t j = range.first; j < range.last; ++j) {
       V saved[R > 0 ? R : 1], gradients[D], dprev;
@@ -394,7 +389,8 @@ class Backward {
       weight_product(a_.dw_ih, is_first, count, seq_.I, x_packed_, 0, G, Cell::slot_x);
     }
     if (a_.dw_hh.present) {
-      list_rows(begin, end, [&](int64_t r, int64_t s) { return previous(f_.y, f_.h0, r, s); });
+      list_rows(begin, end,
+                [&](int64_t r, int64_t s) { return seq_.previous<T>(f_.y, f_.h0, r, s); });
       pack_list(count, seq_.H, h_packed_);
       weight_product(a_.dw_hh, is_first, count, seq_.H, h_packed_, 0, kDirect, Cell::slot_h);
       if constexpr (E > 0) {
@@ -427,7 +423,7 @@ class Backward {
 
   // r h', the left factor of the late gates, made again from the reserve
   const T* operand_row(int64_t row, int64_t s, int64_t begin) {
-    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
     if (!h_prev) return nullptr;
     const T* reset_gate = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     T* operand = operands_ + (base_[s - begin] + row) * width_;

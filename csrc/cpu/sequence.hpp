@@ -104,6 +104,14 @@ struct Sequence {
   }
   bool resets(int64_t row, int64_t s) const { return flag_at(reset, time(row, s), batch[row]); }
 
+  // h' or c' before step s, null where it is zero: y and c hold the state after each step
+  template <class Value>
+  const Value* previous(const Tensor& states, const Tensor& initial, int64_t row, int64_t s) const {
+    if (resets(row, s)) return nullptr;
+    if (s > 0) return row_of<const Value>(states, time(row, s - 1), batch[row]);
+    return initial.present ? row_of<const Value>(initial, batch[row]) : nullptr;
+  }
+
   // rows [first(i), first(i + 1)) for range i, with equal sums of lengths
   void split(int ranges, int64_t* first) const {
     int64_t total = 0;

@@ -120,15 +120,9 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const int64_t GH = G * n_.H;
     seq_.split(ranges_, first_);
     copy_or_zero<T>(zeros_, nullptr, flow_width_);
-    const auto pack = [&](const Tensor& w, int64_t units, int64_t length, T* packed) {
-      parallel_for(threads_, blocks_of<T>(units), [&](int64_t block) {
-        pack_block(static_cast<const T*>(w.data), block, units, length, 1, w.stride[1], w.stride[0],
-                   0, packed);
-      });
-    };
-    pack(weights_, n_.P, GH, w_hh_);
-    if (w_ih_) pack(f_.w_ih, seq_.I, GH, w_ih_);
-    if (w_hr_) pack(on_.w_hr, n_.H, n_.P, w_hr_);
+    pack_transposed(threads_, weights_, n_.P, GH, w_hh_);
+    if (w_ih_) pack_transposed(threads_, f_.w_ih, seq_.I, GH, w_ih_);
+    if (w_hr_) pack_transposed(threads_, on_.w_hr, n_.H, n_.P, w_hr_);
     if (n_.has_norm) {
       pad_rows(on_.gain_ih, G, n_.H, n_.width, gain_ih_);
       pad_rows(on_.gain_hh, G, n_.H, n_.width, gain_hh_);
@@ -185,14 +179,6 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   const T* incoming(int64_t s, int64_t row, int64_t begin, int64_t end) const {
     if (s + 1 >= seq_.length[row] || seq_.resets(row, s + 1)) return zeros_;
     return s + 1 < end ? flow_row(s + 1, row, begin) : carry_ + row * flow_width_;
-  }
-
-  // h' or c' before step s, null where it is zero
-  const T* previous(const Tensor& states, const Tensor& initial, int64_t row, int64_t s) const {
-    const int64_t b = seq_.batch[row];
-    if (seq_.resets(row, s)) return nullptr;
-    if (s > 0) return row_of<const T>(states, seq_.time(row, s - 1), b);
-    return initial.present ? row_of<const T>(initial, b) : nullptr;
   }
 
   static constexpr int kDirect = E > 0 ? E : G;
@@ -282,7 +268,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const T* outside = a_.dgates.present ? row_of<const T>(a_.dgates, t, b) : nullptr;
     const T* dh = n_.projected ? doutput_ + row * n_.width : dnew_row(s, row, begin);
     T* dc = n_.has_c ? dc_ + row * n_.width : nullptr;
-    const T* c_prev = n_.has_c ? previous(f_.c, f_.c0, row, s) : nullptr;
+    const T* c_prev = n_.has_c ? seq_.previous<T>(f_.c, f_.c0, row, s) : nullptr;
     const T* z = n_.has_c ? zoneout_row(on_, 1, t, b, H, scratch) : nullptr;
     if (z) fill(scratch + H, n_.width - H, T(0));
     const auto share = [&](int64_t j) { return z ? V::load(z + j * kLanes) : V::set(0); };
@@ -316,7 +302,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         }
       }
     } else {
-      const T* h_prev = previous(f_.y, f_.h0, row, s);
+      const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
       const T* before_row = n_.has_c ? c_prev : h_prev;
       T* dh_row = dh_ + row * n_.h_width;
       for (int64_t j = 0; j < n_.blocks; ++j) {
@@ -441,7 +427,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (seq_.masked(row, s)) return;
     const int64_t H = n_.H, at = place(s, row, begin), t = seq_.time(row, s), b = seq_.batch[row];
     const T* reserve = reserve_row(row, s);
-    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
     const T* outside = a_.dgates.present ? row_of<const T>(a_.dgates, t, b) : nullptr;
     T* dgates = dgates_ + at * dgates_width_;
     T* dh = dh_ + row * n_.h_width;
@@ -576,7 +562,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // what W_hh multiplied
   const T* hidden_row(int64_t row, int64_t s, int64_t begin) const {
-    const T* h_prev = previous(f_.y, f_.h0, row, s);
+    const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
     if (!drops_ || !h_prev) return h_prev;
     T* hidden = hidden_ + place(s, row, begin) * n_.h_width;
     for (int64_t j = 0; j < n_.h_blocks; ++j) {
@@ -646,7 +632,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     if constexpr (kIsLstm) {
       if (!a_.dpeephole.present) return;
-      list_rows(begin, end, [&](int64_t r, int64_t s) { return previous(f_.c, f_.c0, r, s); });
+      list_rows(begin, end,
+                [&](int64_t r, int64_t s) { return seq_.previous<T>(f_.c, f_.c0, r, s); });
       for (int n = 0; n < Cell::kPeepO; ++n)
         column_sum(count, slot(n), dgates_width_, true, 0, part(a_.dpeephole, n * H));
       for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
