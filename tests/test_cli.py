@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import fastrnn
 from fastrnn import cli
 from fastrnn.language_model import Trainer, default_text, read_corpus
 
+KERAS = ["--from", "keras", "--to", "torch", "--cell", "lstm"]
 SMALL = ["--hidden", "16", "--embedding", "8", "--batch", "4", "--chunk", "8"]
 
 
@@ -194,6 +198,18 @@ def test_a_reader_who_has_seen_enough_is_no_error(text):
         (["bench", "--json", "no/such/figures"], "no/such/figures: no such folder to save to"),
         (["bench", "compare", "model", "missing"], "model is not a file of fastrnn bench"),
         (["bench", "plot", "missing", "a.svg"], "missing: No such file or directory"),
+        (["train", "text.txt", "--model", "."], r"\.: is a folder, not a file"),
+        (["train", "text.txt", "--model", "/proc/m"], "/proc/m: cannot write to its folder: "),
+        (["diagnose", "--plot", "no/such/a.svg"], "no/such/a.svg: no such folder to save to"),
+        (["diagnose", "empty"], "empty is empty"),
+        (["diagnose", "--model", "torn"], "torn is damaged or not a model"),
+        (["example", "notation", "--picture", "/proc/a.svg"], "/proc/a.svg: cannot write to"),
+        (
+            ["example", "notation", "--quick", "--picture", "a.fly"],
+            "not a picture that can be drawn",
+        ),
+        (["convert", "missing.npz", "a.npz", *KERAS], "missing.npz: No such file or directory"),
+        (["convert", "text.txt", "a.npz", *KERAS], r"text\.txt"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, message, text, capsys):
@@ -216,8 +232,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, message, tex
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
+        ["example", "fly"],
         ["train", "--steps", "x"],
         ["train", "--seconds", "0"],
         ["sample", "--temperature", "-1"],
@@ -234,12 +250,118 @@ def test_wrong_arguments_show_the_usage_and_exit_with_2(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: fastrnn")
 
 
-@pytest.mark.parametrize("arguments", [[], ["info"], ["check"], ["bench"], ["train"], ["sample"]])
-def test_help_is_printed(arguments, capsys):
+COMMANDS = ["info", "check", "bench", "train", "diagnose", "sample", "example", "convert"]
+
+
+def test_alone_it_prints_help_that_fits_a_screen(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: fastrnn")
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if re.match(r" {4}\w", line)]
+    assert listed[-len(COMMANDS) :] == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example_of_its_command(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as exit_:
-        cli.main([*arguments, "--help"])
+        cli.main([name, "--help"])
     assert exit_.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: fastrnn")
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: fastrnn {name} ")
+    example = shlex.split(re.search(r"^example: fastrnn (.*)$", out, re.MULTILINE)[1])
+    assert example[0] == name
+    assert cli._parser().parse_args(example).command == name
+
+
+def test_a_package_that_is_missing_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert cli.main(["example", "notation", "--quick"]) == 2
+    assert re.fullmatch(
+        r'fastrnn example: error: matplotlib is not installed; pip install "fastrnn\[plot\]"\n',
+        capsys.readouterr().err,
+    )
+
+
+# ---------------------------------------------------------------------- where the output goes
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastrnn", "info"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "fastrnn info: error: [Errno 28] No space left on device\n"
+
+
+def test_a_reader_that_is_gone_or_no_stdout_at_all_is_no_error():
+    command = f"{sys.executable} -m fastrnn info"
+    gone = subprocess.run(
+        ["bash", "-c", f"({command}; echo $? >&2) | true"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert gone.stderr in ("141\n", "0\n")  # 0: it was faster than true
+    closed = subprocess.run(
+        ["bash", "-c", f"{command} >&-"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_letters_that_the_terminal_lacks_are_shown_by_number(text):
+    Path("greek.txt").write_text("λόγος " * 500, encoding="utf-8")
+    cli.main(["train", "greek.txt", "--steps", "1", *SMALL, "--model", "m"])
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = fastrnn_command("sample", "m", "--length", "5", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_control_c_is_one_line_and_exit_code_130():
+    script = "import sys; from fastrnn.cli import main; print(flush=True); sys.exit(main())"
+    command = [sys.executable, "-c", script, "diagnose", "--train", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "fastrnn: interrupted\n")
+
+
+def test_control_c_keeps_what_bench_has_measured(monkeypatch, capsys):
+    bench = import_module("fastrnn.bench.run")
+    lines = []
+
+    def line(*arguments):
+        if lines:
+            raise KeyboardInterrupt
+        lines.append(right(*arguments))
+        return lines[0]
+
+    right = bench._line
+    monkeypatch.setattr(bench, "_line", line)
+    case = ["--cell", "rnn", "--case", "1,2,3,4,1", "--peer", "--seconds", "0.01"]
+    assert cli.main(["bench", *case, "--json", "figures.json"]) == 130
+    assert capsys.readouterr().err == "fastrnn: interrupted\n"
+    assert len(json.loads(Path("figures.json").read_text())["results"]) == 1
+
+
+def test_json_is_what_the_text_says(text, capsys):
+    cli.main(["info", "--json"])
+    assert json.loads(capsys.readouterr().out)["numpy"] == np.__version__
+    assert cli.main(["check", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert len(checks) == 5 * 2 * len(fastrnn.backends())
+    assert all(c["passed"] and c["forward"]["ulp"] < 64 for c in checks)
+    diagnose = ["diagnose", text, "--hidden", "8", "--steps", "12", "--json", "--plot", "a.svg"]
+    assert cli.main(diagnose) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["name"] for report in reports] == ["rnn", "gru", "lstm"]
+    assert len(reports[0]["norms"]) == 12
 
 
 # ---------------------------------------------------------------------- info, check

@@ -111,15 +111,16 @@ def imported_modules(path: Path) -> set[str]:
 
 FRAMEWORKS = {"torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "openvino"}
 HOMES = {"flax": "jax", "onnxruntime": "onnx"}
+FREE = {"bench", "examples"}
 
 
 def test_frameworks_are_imported_in_their_own_folder_alone() -> None:
-    """The benchmark, which runs the peers, is the exception."""
+    """The exceptions: the benchmark, which runs the peers, and the programs of the lecture."""
     found = [
         f"{relative(path)} imports {module}"
         for path in PYTHON
         for module in sorted({name.split(".")[0] for name in imported_modules(path)} & FRAMEWORKS)
-        if path.relative_to(PACKAGE).parts[0] not in {module, HOMES.get(module), "bench"}
+        if path.relative_to(PACKAGE).parts[0] not in {module, HOMES.get(module), *FREE}
     ]
     assert not found
 

@@ -1,21 +1,90 @@
-"""Each program of examples/ does what it says."""
+"""Each program of the lecture does what it says: `fastrnn example NAME --quick`."""
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
-from types import ModuleType
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
 
+import pytest
 from commands import ROOT
 
+from fastrnn import cli
+from fastrnn.examples import SUMMARIES, music, run
+from fastrnn.examples.shared import Goal
 
-def load(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PROGRAMS = ROOT / "python" / "fastrnn" / "examples"
 
 
-def test_a_gru_learns_the_adding_problem() -> None:
-    assert load("adding_problem").main(updates=800) < 0.02
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _one_thread():
+    torch = pytest.importorskip("torch", reason="the programs on fastrnn.torch need torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_a_program_reaches_its_goals_and_saves_a_picture(name, capsys):
+    assert cli.main(["example", name, "--quick", "--picture", "a.png"]) == 0, capsys.readouterr()
+    out = capsys.readouterr().out
+    assert re.search(r"\(goal: at (most|least) [\d.e-]+\)\npicture: a\.png\n$", out), out
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_list_names_every_program_and_there_is_no_other(capsys):
+    assert cli.main(["example"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    written = {path.stem for path in PROGRAMS.glob("*.py")} - {"__init__", "shared", "training"}
+    assert set(listed) == written
+
+
+def test_a_goal_that_was_missed_is_told_and_is_exit_code_1(monkeypatch, capsys):
+    goals = [Goal("error", 2.0, 1.0, at_most=True), Goal("right", 0.5, 0.5)]
+    monkeypatch.setattr("fastrnn.examples.run", lambda *_: goals)
+    assert cli.main(["example", "notation"]) == 1
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "error: 2 (goal: at most 1): MISSED",
+        "right: 0.5 (goal: at least 0.5)",
+    ]
+    assert cli.main(["example", "notation", "--json"]) == 1
+    assert [goal["met"] for goal in json.loads(capsys.readouterr().out)] == [False, True]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0])
+def test_nan_reaches_no_goal(value):
+    assert not Goal("right", value, 0.0).met
+    assert not Goal("error", abs(value) + 1, 1.0, at_most=True).met
+
+
+def test_the_same_run_gives_the_same_figures_and_the_same_picture():
+    runs = [(run("notation", True, Path(name)), Path(name)) for name in ("a.svg", "b.svg")]
+    assert runs[0][0] == runs[1][0]
+    assert runs[0][1].read_bytes() == runs[1][1].read_bytes()
+
+
+def test_the_programs_are_short_enough_to_read():
+    lines = {path.name: len(path.read_text().splitlines()) for path in PROGRAMS.glob("*.py")}
+    assert {name: count for name, count in lines.items() if count > 180} == {}
+
+
+def test_every_bar_of_the_tunes_is_full():
+    tunes = music.tunes()
+    assert len(tunes) == 48
+    for tune in tunes:
+        assert set(music.bars(tune)) <= {music.METRES[tune[0]]}, tune
+
+
+def test_the_source_of_every_data_file_is_told():
+    folder = files("fastrnn") / "data"
+    told = (folder / "README.md").read_text()
+    for file in folder.iterdir():
+        assert file.name == "README.md" or f"`{file.name}`" in told, file.name

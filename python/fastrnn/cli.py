@@ -1,27 +1,39 @@
-"""The command `fastrnn`: info, check, bench, train, sample, diagnose, convert. Each part is
-imported when it is asked for.
+"""The command `fastrnn`: info, check, bench, train, sample, diagnose, example, convert. Each part
+is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import get_num_threads, set_num_threads
-from .info import installed, show_config
+from .info import information, installed, show_config
 
 if TYPE_CHECKING:
     from .language_model import Trainer
 
 _MODEL_SUFFIX = ".fastrnn.safetensors"
 _DEFAULT_MODEL = "genesis" + _MODEL_SUFFIX
+_EXTRAS = {  # what a command may lack, and the extra that brings it
+    "matplotlib": "plot",
+    "torch": "examples",
+    "faker": "examples",
+    "babel": "examples",
+    "HersheyFonts": "examples",
+    "h5py": "keras",
+}
 
 
 class CommandError(Exception):
@@ -29,67 +41,98 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 1 (a check failed), 2 (bad input), 128 + signal."""
-    options = _parser().parse_args(arguments)
+    """Run one command; the exit code: 0, 1 (check or goal failed), 2 (bad input), 128 + signal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
+        sys.stdout.reconfigure(errors="backslashreplace")
+    parser = _parser()
     try:
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            options.run = lambda _: 0
         if getattr(options, "threads", None) is not None:
             set_num_threads(options.threads)
-        code: int = options.run(options)
+        with _complain():
+            code: int = options.run(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a failure can still be told
         return code
     except CommandError as error:
         print(f"fastrnn {options.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("fastrnn: interrupted", file=sys.stderr)
         return 130
-    except (
-        BrokenPipeError
-    ):  # whoever read our output has seen enough, as in `fastrnn sample | head`
-        sys.stdout = None
+    except BrokenPipeError:  # whoever read our output has seen enough: fastrnn sample | head
         return 141
+    finally:
+        _forget_unwritten()
+
+
+def _forget_unwritten() -> None:
+    """What could not be written to stdout is not tried again, with a traceback, at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 # ---------------------------------------------------------------------- commands
 def _info(options: argparse.Namespace) -> int:
-    show_config()
+    if options.json:
+        _print_json(information())
+    else:
+        show_config()
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    from .check import run
+    from .check import checks, run
 
-    return run()
+    if not options.json:
+        return run()
+    results = list(checks())
+    _print_json(
+        [
+            {
+                **dict(zip(("cell", "dtype", "backend"), result, strict=False)),
+                "forward": result.forward._asdict(),
+                "gradients": result.gradients._asdict(),
+                "passed": result.passed,
+            }
+            for result in results
+        ]
+    )
+    return 0 if all(result.passed for result in results) else 1
 
 
 def _bench(options: argparse.Namespace) -> int:
     from .bench import run
 
-    with _complain():
-        return run(
-            cells=options.cell,
-            modes=options.mode,
-            cases=options.case,
-            peers=options.peer,
-            seconds=options.seconds,
-            json_path=options.json,
-        )
+    return run(
+        cells=options.cell,
+        modes=options.mode,
+        cases=options.case,
+        peers=options.peer,
+        seconds=options.seconds,
+        json_path=options.json,
+    )
 
 
 def _bench_compare(options: argparse.Namespace) -> int:
     from .bench import compare
 
-    with _complain():
-        print(compare(options.first, options.second))
+    print(compare(options.first, options.second))
     return 0
 
 
 def _bench_plot(options: argparse.Namespace) -> int:
     from .bench.report import plot, read
 
-    with _complain():
-        try:
-            plot(read(options.figures), options.output)
-        except ImportError as error:
-            raise CommandError(f'{error}; pip install "fastrnn[plot]"') from error
+    figures = read(options.figures)
+    _check_picture(options.output)
+    plot(figures, options.output)
     print(f"written to {options.output}")
     return 0
 
@@ -110,7 +153,7 @@ def _train(options: argparse.Namespace) -> int:
     start = time.monotonic()
     # The matrix products of NumPy are small here. Its BLAS threads would win nothing, and as they
     # spin for a while after each product they would take the cores from ours: 34 ms a step for 20.
-    with _complain(), threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):
         signal = train(trainer, path, options.seconds)
     if signal is not None:
         print(
@@ -136,19 +179,19 @@ def _trainer(options: argparse.Namespace) -> tuple[Trainer, Path]:
     given = {
         name: value for name, value in vars(options).items() if name in Settings.__annotations__
     }
-    with _complain():
-        corpus = read_corpus(text)
-        if not options.resume:
-            if not path.absolute().parent.is_dir():
-                raise CommandError(f"{path}: no such folder to save to")
-            return Trainer(corpus, Settings(**given)), path
-        trainer = Trainer.resume(path, corpus, given.pop("steps", None))
+    corpus = read_corpus(text)
+    if not options.resume:
+        trainer = Trainer(corpus, Settings(**given))
+        _check_place(path)
+        return trainer, path
+    trainer = Trainer.resume(path, corpus, given.pop("steps", None))
     for name, value in given.items():
         if value != getattr(trainer.settings, name):
             raise CommandError(
                 f"--{name.replace('_', '-')} {value}: {path} was trained with "
                 f"{getattr(trainer.settings, name)}; of its settings only --steps can change"
             )
+    _check_place(path)
     return trainer, path
 
 
@@ -157,72 +200,113 @@ def _diagnose(options: argparse.Namespace) -> int:
     from .language_model import default_text, load_model, read_corpus
     from .language_model.corpus import indices_of
 
-    with _complain():
-        path = options.text or default_text()
-        corpus = read_corpus(path)
-        if options.model:
-            model = load_model(options.model)
-            models = {options.model.name.removesuffix(_MODEL_SUFFIX): model}
-        else:
-            sizes = {"hidden": options.hidden, "steps": options.train}
-            models = fresh_models(corpus, sizes)
-        reports = []
-        for name, model in models.items():
-            text = indices_of(path, model.vocabulary)
-            reports += diagnose(name, model, text, options.steps)
+    if options.plot:
+        _check_picture(options.plot)
+    path = options.text or default_text()
+    corpus = read_corpus(path)
+    if options.model:
+        model = load_model(options.model)
+        models = {options.model.name.removesuffix(_MODEL_SUFFIX): model}
+    else:
+        sizes = {"hidden": options.hidden, "steps": options.train}
+        models = fresh_models(corpus, sizes)
+    reports = []
+    for name, model in models.items():
+        text = indices_of(path, model.vocabulary)
+        reports += diagnose(name, model, text, options.steps)
+    if options.json:
+        _print_json([report._asdict() | {"norms": report.norms.tolist()} for report in reports])
+    else:
         print(table(reports))
-        if options.plot:
-            try:
-                plot(reports, options.plot)
-            except ImportError as error:
-                raise CommandError(f'{error}; pip install "fastrnn[plot]"') from error
-            print(f"written to {options.plot}")
+    if options.plot:
+        plot(reports, options.plot)
+        print(f"written to {options.plot}", file=sys.stderr if options.json else sys.stdout)
     return 0
+
+
+def _example(options: argparse.Namespace) -> int:
+    from .examples import SUMMARIES, run
+
+    if options.name is None:
+        width = max(map(len, SUMMARIES))
+        print("\n".join(f"{name:{width}}  {text}" for name, text in SUMMARIES.items()))
+        return 0
+    picture = options.picture or Path(f"{options.name}.svg")
+    _check_picture(picture)
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        goals = run(options.name, options.quick, picture)
+    if options.json:
+        _print_json([goal._asdict() | {"met": goal.met} for goal in goals])
+    else:
+        print(*goals, f"picture: {picture}", sep="\n")
+    return 0 if all(goal.met for goal in goals) else 1
 
 
 def _sample(options: argparse.Namespace) -> int:
     from .language_model import generate, load_model
 
-    with _complain():
-        model = load_model(options.model)
-        characters = generate(
-            model,
-            length=options.length,
-            prompt=options.prompt,
-            temperature=options.temperature,
-            seed=options.seed,
-        )
-    sys.stdout.write(options.prompt)
+    model = load_model(options.model)
+    characters = generate(
+        model,
+        length=options.length,
+        prompt=options.prompt,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    print(options.prompt, end="")
     for character in characters:
-        sys.stdout.write(character)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+        print(character, end="", flush=True)
+    print()
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
     from .layouts import convert, files
 
-    with _complain():
-        arrays = convert(
-            files.load(options.input, options.prefix),
-            options.src,
-            options.dst,
-            options.cell,
-            reset_after=not options.reset_before,
-            merge_bias=options.merge_bias,
-            strict=not options.lossy,
-        )
-        files.save(options.output, arrays)
+    arrays = convert(
+        files.load(options.input, options.prefix),
+        options.src,
+        options.dst,
+        options.cell,
+        reset_after=not options.reset_before,
+        merge_bias=options.merge_bias,
+        strict=not options.lossy,
+    )
+    _check_place(options.output)
+    files.save(options.output, arrays)
     for name, array in arrays.items():
         print(f"{name}  {array.dtype}  {tuple(array.shape)}")
     return 0
 
 
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _check_place(path: Path) -> None:
+    """Before any work: can a file be written there?"""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise CommandError(f"{path}: no such folder to save to")
+    if path.is_dir():
+        raise CommandError(f"{path}: is a folder, not a file")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CommandError(f"{path}: cannot write to its folder: {error.strerror}") from error
+
+
+def _check_picture(path: Path) -> None:
+    """Before any work: can a picture be saved there, and in the format of its suffix?"""
+    _check_place(path)
+    known = import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise CommandError(f"{path}: not a picture that can be drawn; take .svg, .png or .pdf")
+
+
 @contextmanager
 def _complain() -> Iterator[None]:
-    """Turn an error about a file or a value that the user gave into one line."""
+    """Turn an error about a file, a value or a package of the user's into one line."""
     try:
         yield
     except BrokenPipeError:
@@ -233,24 +317,46 @@ def _complain() -> Iterator[None]:
         ) from error
     except ValueError as error:
         raise CommandError(" ".join(str(error).split())) from error
+    except ModuleNotFoundError as error:
+        name = str(error.name).split(".")[0]
+        extra = _EXTRAS.get(name)
+        if extra is None:
+            raise
+        raise CommandError(f'{name} is not installed; pip install "fastrnn[{extra}]"') from error
 
 
 # ---------------------------------------------------------------------- arguments
 def _parser() -> argparse.ArgumentParser:
+    from .examples import SUMMARIES
+
     parser = argparse.ArgumentParser(
         prog="fastrnn",
         description="Fused RNN, LSTM and GRU layers: forward and back-propagation through time.",
+        epilog="fastrnn COMMAND --help shows a command's options and an example of its use.",
     )
     version = f"fastrnn {installed('fastrnn')}"
     parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str = ""
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        summary: str,
+        more: str = "",
+        *,
+        example: str,
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, description=f"{summary}. {more}".strip())
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary}. {more}".strip(),
+            epilog=f"example: fastrnn {example}",
+        )
         added.set_defaults(run=run)
         return added
+
+    def as_json(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--json", action="store_true", help="print JSON, for a program to read")
 
     def threads(added: argparse.ArgumentParser) -> None:
         added.add_argument(
@@ -260,22 +366,32 @@ def _parser() -> argparse.ArgumentParser:
             help="threads to compute with (default: FASTRNN_NUM_THREADS, or one per core)",
         )
 
-    command("info", _info, "Show versions, backends, threads and the frameworks that are installed")
+    info = command(
+        "info",
+        _info,
+        "Show versions, backends, threads, and what is installed",
+        example="info --json",
+    )
+    as_json(info)
 
     check = command(
         "check",
         _check,
         "Test this installation against the float64 reference",
         "Every cell, dtype and backend, forward and gradients. Exit code 1 if an error is large.",
+        example="check --threads 1",
     )
+    as_json(check)
     threads(check)
 
     bench = command(
         "bench",
         _bench,
-        "Time this machine: fastrnn, its peers, and what the hardware can do",
+        "Time this machine: fastrnn, its peers, what the hardware can do",
         "Peers are PyTorch, ONNX Runtime, OpenVINO and JAX, those that are installed. Results are "
-        "compared first, and the rounds are interleaved: all see the same machine.",
+        "compared first, and the rounds are interleaved: all see the same machine. Ctrl-C keeps "
+        "what was measured.",
+        example="bench --cell lstm --mode infer --case 1,100,64,64,1 --json figures.json",
     )
     bench.add_argument("--cell", nargs="+", choices=("lstm", "gru", "rnn"), help="only these cells")
     bench.add_argument("--mode", nargs="+", choices=("infer", "train"), help="only these modes")
@@ -320,6 +436,7 @@ def _parser() -> argparse.ArgumentParser:
         "Train a character language model on a text",
         "The last tenth of the text is held out and measured at the end. Ctrl-C saves and exits; "
         "--resume goes on with the same numbers as if there had been no break.",
+        example="train novel.txt --steps 2000 --cell gru",
     )
     train.add_argument(
         "text",
@@ -347,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
         "Show how far back a character model learns",
         "The norm of the loss's gradient with respect to h against the distance in steps, and how "
         "many gates are saturated: of a model, or of an RNN, a GRU and an LSTM on the same text.",
+        example="diagnose --train 200 --plot norms.svg",
     )
     diagnose.add_argument(
         "text",
@@ -375,7 +493,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     threads(diagnose)
 
-    sample = command("sample", _sample, "Print text drawn from a trained model")
+    as_json(diagnose)
+
+    sample = command(
+        "sample",
+        _sample,
+        "Print text drawn from a trained model",
+        example="sample --prompt 'And God said' --temperature 0.5",
+    )
     sample.add_argument(
         "model",
         nargs="?",
@@ -402,6 +527,22 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins")
     sample.add_argument("--seed", type=_number(int, 0), metavar="N", help="for the same text again")
     threads(sample)
+
+    example = command(
+        "example",
+        _example,
+        "Run a program of the lecture; without a name, list them",
+        "Each trains in minutes, saves a picture and says which goals it reached; exit code 1 if "
+        "it missed one.",
+        example="example handwriting --picture reading.png",
+    )
+    example.add_argument("name", nargs="?", choices=SUMMARIES, metavar="NAME", help="which one")
+    example.add_argument("--quick", action="store_true", help="seconds, with easier goals")
+    example.add_argument(
+        "--picture", type=Path, metavar="FILE", help="where to save it (default: NAME.svg)"
+    )
+    threads(example)
+    as_json(example)
     _add_convert(command)
     return parser
 
@@ -412,8 +553,9 @@ def _add_convert(command: Callable[..., argparse.ArgumentParser]) -> None:
     added = command(
         "convert",
         _convert,
-        "Convert the weights of a recurrent layer from one framework's layout to another's",
+        "Convert a layer's weights from one framework's layout to another",
         f"Layouts: {', '.join(LAYOUTS)}. Files end in .npz, .safetensors or .h5.",
+        example="convert keras.h5 torch.safetensors --from keras --to torch --cell lstm",
     )
     added.add_argument("input", type=Path, metavar="IN")
     added.add_argument("output", type=Path, metavar="OUT")

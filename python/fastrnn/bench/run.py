@@ -46,7 +46,8 @@ def run(
     `cases` are names of cases or suites. `json_path` is a file, or a folder to write a file to that
     is named after date and commit.
 
-    Raises ValueError for a malformed case, OSError if the JSON cannot be written.
+    Raises ValueError for a malformed case, OSError if the JSON cannot be written, and
+    KeyboardInterrupt after Ctrl-C, when what was measured has been written.
     """
     chosen = SUITES["all"] if cases is None else choose(tuple(cases))
     if json_path is not None and not (json_path.is_dir() or json_path.absolute().parent.is_dir()):
@@ -65,15 +66,22 @@ def run(
         for case in chosen
         if mode in case.modes
     ]
-    for cell, mode, case in tqdm(lines, leave=False, disable=None):
-        result = _line(found, make_problem(cell, case), mode, seconds, machine)
-        figures["results"].append(result)
-        tqdm.write(report.row(result, [peer.name for peer in found]))
-    print(report.summary(figures["results"]))
+    stopped = False
+    try:
+        for cell, mode, case in tqdm(lines, leave=False, disable=None):
+            result = _line(found, make_problem(cell, case), mode, seconds, machine)
+            figures["results"].append(result)
+            tqdm.write(report.row(result, [peer.name for peer in found]))
+    except KeyboardInterrupt:
+        stopped = True
+    if figures["results"]:
+        print(report.summary(figures["results"]))
     if json_path is not None:
         path = json_path / _file_name(figures) if json_path.is_dir() else json_path
         write_atomically(path, (json.dumps(figures, indent=1) + "\n").encode())
         print(f"written to {path}")
+    if stopped:
+        raise KeyboardInterrupt
     return 1 if any(result["differ"] for result in figures["results"]) else 0
 
 

@@ -1,13 +1,14 @@
-"""The forget gate: an LSTM that remembers until the full stop, first by weights set by hand, then by
-weights that it learned. NumPy layers alone.
+"""The forget gate: an LSTM that remembers until the full stop, first by weights set by hand, then
+by weights that it learned. NumPy layers alone.
 
-By hand, as in the lecture: f<t> = sigmoid(W_f [h<t-1>, x<t>] + b_f), where [h, x] is one vector and W_f
-its one matrix; fastrnn has the same two blocks apart, w_hh and w_ih. W_f looks at the full stop alone:
-there f = [0, 0], and the cell is empty; at every other symbol f = [1, 1], and the cell is kept.
+By hand, as in the lecture: f<t> = sigmoid(W_f [h<t-1>, x<t>] + b_f), where [h, x] is one vector and
+W_f its one matrix; fastrnn has the same two blocks apart, w_hh and w_ih. W_f looks at the full stop
+alone: there f = [0, 0], and the cell is empty; at every other symbol f = [1, 1], and the cell is
+kept.
 
 Learned: Genesis word by word; after each word the network says how many words this sentence has so
-far. It has to count, and to begin anew after the full stop, whatever the count was: only a forget gate
-that shuts can do that.
+far. It has to count, and to begin anew after the full stop, whatever the count was: only a forget
+gate that shuts can do that.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def train(layer: fastrnn.LSTM, x: Array, y: Array, updates: int) -> tuple[dict[s
     adam, losses = Adam({**layer.parameters, **readout}), []
     readout = {name: adam.values[name] for name in readout}
     starts = np.flatnonzero(y[:-longest] == 0)  # a piece begins with a full stop
-    for _ in progress(range(updates)):
+    for update in progress(range(updates)):
         at, lengths = rng.choice(starts, B), rng.integers(20, longest + 1, B)
         index = at + np.arange(longest)[:, None]
         weight = np.arange(longest)[:, None] < lengths
@@ -79,7 +80,7 @@ def train(layer: fastrnn.LSTM, x: Array, y: Array, updates: int) -> tuple[dict[s
         derror = (error * 2 / weight.sum()).astype(np.float32)
         gradients = layer.backward(derror[:, :, None] * readout["w"]).parameters
         own = {"w": np.einsum("tb,tbh->h", derror, h), "b": derror.sum(keepdims=True).ravel()}
-        adam.step({**gradients, **own}, learning_rate=2e-2, clip=1.0)
+        adam.step({**gradients, **own}, 4e-2 * (1 - update / updates), clip=1.0)
         layer.update({name: adam.values[name] for name in layer.parameters})
     return readout, losses
 
@@ -97,8 +98,9 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     cut = len(x) * 9 // 10
     readout, losses = train(layer, x[:cut], y[:cut], 200 if quick else 1500)
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    h, _, _, cells, gates = fastrnn.lstm_forward(
-        x[cut:, None], *(layer.parameters[n] for n in names), return_cell_sequence=True,
+    h, _, _, gates = fastrnn.lstm_forward(
+        x[cut:, None],
+        *(layer.parameters[n] for n in names),
         return_gates=True,
     )
     counted = MOST * (h[:, 0] @ readout["w"] + readout["b"])
@@ -125,6 +127,11 @@ def main(quick: bool, picture: Path) -> list[Goal]:
         Goal("by hand, f elsewhere", float(f[~stops].min()), 1 - 1e-12),
         Goal("by hand, c after a full stop", float(np.abs(c[stops]).max()), 1e-12, at_most=True),
         Goal("learned: error of the count, in words", error, 5 if quick else 1.5, at_most=True),
-        Goal("learned, mean f at full stops, of the unit that forgets more", erased, 0.35 if quick else 0.25, True),
+        Goal(
+            "learned, mean f at full stops, of the unit that forgets more",
+            erased,
+            0.35 if quick else 0.25,
+            True,
+        ),
         Goal("learned, mean f elsewhere, of the unit that keeps more", kept, 0.8),
     ]

@@ -27,17 +27,13 @@ Array = npt.NDArray[Any]
 B, H = 32, 32
 
 
-def orthogonal(size: int, rng: np.random.Generator) -> Array:
-    return np.linalg.qr(rng.normal(size=(size, size)))[0]
-
-
 def norms(kind: str, scale: float, T: int, rng: np.random.Generator) -> Array:
     """|dL/da<t>|, relative to that of the last step, by distance from it. The plain RNN's W_aa is
-    `scale` times a rotation; in the gated cells it is the bias of the gate that keeps the state. x is
-    so small that tanh is all slope.
+    `scale` times a rotation; in the gated cells `scale` is the bias of the gate that keeps the
+    state. x is so small that tanh is all slope.
     """
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
-    w_hh = scale * orthogonal(H, rng)
+    w_hh = scale * np.linalg.qr(rng.normal(size=(H, H)))[0]
     bias = np.zeros(gates * H)
     if kind != "rnn":
         w_hh = rng.uniform(-0.5, 0.5, (gates * H, H)) / math.sqrt(H)
@@ -48,7 +44,8 @@ def norms(kind: str, scale: float, T: int, rng: np.random.Generator) -> Array:
     dy[-1] = rng.normal(size=(B, H))
     gradients = getattr(fastrnn, f"{kind}_backward")(saved, dy, return_step_norms=True)
     norm: Array = gradients.step_norms.mean(1)[::-1]
-    return norm / norm[0]
+    norm /= norm[0]
+    return norm
 
 
 def batch(T: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -62,6 +59,8 @@ def batch(T: int, rng: np.random.Generator) -> tuple[Array, Array]:
 
 class Adder:
     """A recurrent layer, and a number read off its last state."""
+
+    own: dict[str, Array]
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -94,7 +93,7 @@ def learn(layer: Any, T: int, updates: int) -> list[float]:
 
 
 def descend(clip: float, updates: int) -> list[float]:
-    """Plain gradient descent on an RNN whose gradient explodes: the squared error of each update."""
+    """Plain gradient descent on an RNN whose gradient explodes: each update's squared error."""
     rng, layer, errors = np.random.default_rng(0), fastrnn.RNN(2, H, nonlinearity="relu"), []
     layer.weight_hh_l0 = (1.05 * np.eye(H)).astype(np.float32)
     layer.update({n: np.zeros_like(v) for n, v in layer.parameters.items() if "bias" in n})
@@ -105,7 +104,9 @@ def descend(clip: float, updates: int) -> list[float]:
             error, gradients = model.loss_and_gradients(*batch(50, rng))
             norm = math.sqrt(sum(float(np.sum(g.astype(float) ** 2)) for g in gradients.values()))
             rate = 0.01 * min(1.0, clip / norm)
-            layer.update({n: v - np.float32(rate) * gradients[n] for n, v in layer.parameters.items()})
+            layer.update(
+                {n: v - np.float32(rate) * gradients[n] for n, v in layer.parameters.items()}
+            )
             model.own = {n: v - np.float32(rate) * gradients[n] for n, v in model.own.items()}
         errors.append(error)
     return errors

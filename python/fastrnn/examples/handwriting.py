@@ -68,7 +68,9 @@ class Reader(torch.nn.Module):
 
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.lstm = fastrnn.torch.LSTM(3, units, bidirectional=True, batch_first=True, peephole=True)
+        self.lstm = fastrnn.torch.LSTM(
+            3, units, bidirectional=True, batch_first=True, peephole=True
+        )
         self.output = torch.nn.Linear(2 * units, 1 + len(LETTERS))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:

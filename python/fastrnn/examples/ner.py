@@ -1,5 +1,5 @@
-"""Named entities, many-to-many with T_x = T_y: a bidirectional GRU reads a sentence letter by letter
-and says of each letter whether it is part of a person's, a place's or a company's name.
+"""Named entities, many-to-many with T_x = T_y: a bidirectional GRU reads a sentence letter by
+letter and says of each letter whether it is part of a person's, a place's or a company's name.
 
 The sentences are templates filled with faker's names; no name of the test was seen in training, so
 that it must be told by how it is written and by what stands on both sides of it.
@@ -137,7 +137,7 @@ def main(quick: bool, picture: Path) -> list[Goal]:
             scores.flatten(0, 1), target.flatten() - 1, ignore_index=-1
         )
 
-    losses = train(model, loss, 120 if quick else 700, 1e-2)
+    losses = train(model, loss, 120 if quick else 400, 1e-2)
     texts, wanted = zip(*(sentence(unseen, rng) for _ in range(500)), strict=True)
     with torch.no_grad():
         scores, lengths = model(texts)
@@ -154,7 +154,9 @@ def main(quick: bool, picture: Path) -> list[Goal]:
         for place, (letter, kind) in enumerate(zip(text, kinds, strict=True)):
             at = place / 75, 1 - line / 12
             left.text(*at, letter, color=colours[kind], family="monospace", fontsize=6.5)
-    left.set_title("unseen names: " + ", ".join(f"{c[4:]} {k}" for k, c in list(colours.items())[1:]))
+    left.set_title(
+        "unseen names: " + ", ".join(f"{c[4:]} {k}" for k, c in list(colours.items())[1:])
+    )
     curve(panel, losses, "train")
     panel.set_yscale("log")
     panel.set_ylabel("cross-entropy of a letter")

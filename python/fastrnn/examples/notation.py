@@ -1,5 +1,5 @@
-"""The lecture's notation, written out: an RNN and back-propagation through time, line by line, on the
-named-entity sentence, and every number beside fastrnn's.
+"""The lecture's notation, written out: an RNN and back-propagation through time, line by line, on
+the named-entity sentence, and every number beside fastrnn's.
 
     a<0> = 0
     a<t> = tanh(W_aa a<t-1> + W_ax x<t> + b_a)            w_hh, w_ih, b_ih of fastrnn; b_hh = 0
@@ -75,7 +75,7 @@ def with_fastrnn(p: Parameters, x: Array, y: Array) -> tuple[Array, Array, Param
     a, _, saved = fastrnn.rnn_forward(x[:, None], p["W_ax"], p["W_aa"], p["b_a"])
     yhat = sigmoid(a[:, 0] @ p["W_ya"][0] + p["b_y"])
     dz_y = yhat - y
-    back = fastrnn.rnn_backward(saved, dz_y[:, None, None] * p["W_ya"], return_step_norms=True)
+    back: Any = fastrnn.rnn_backward(saved, dz_y[:, None, None] * p["W_ya"], return_step_norms=True)
     g = {"W_aa": back.dw_hh, "W_ax": back.dw_ih, "b_a": back.db_ih, "x": back.dx[:, 0]}
     g |= {"W_ya": dz_y[None] @ a[:, 0], "b_y": dz_y.sum(keepdims=True)}
     return a[:, 0], yhat, g | {"|a|": back.step_norms[:, 0]}

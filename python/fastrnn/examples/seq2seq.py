@@ -22,6 +22,7 @@ from .training import batch_of, train
 
 LOCALES = ("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "fi", "pl", "cs", "tr", "id")
 TARGET = "^$0123456789-"  # begin, end, and what a date is made of
+State = tuple[Tensor, Tensor]
 FIRST, DAYS = datetime.date(1900, 1, 1), 73_000  # to 2099
 
 
@@ -54,14 +55,14 @@ class Translator(torch.nn.Module):
         self.decoder = fastrnn.torch.LSTM(32, units, batch_first=True)
         self.output = torch.nn.Linear(units, len(TARGET))
 
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> State:
         """The state after the texts, read backwards."""
         rows = [torch.tensor([self.letters.index(c) for c in text[::-1]]) for text in texts]
         codes, lengths = batch_of(rows)
-        _, state = self.encoder(self.source(codes), lengths=lengths)
+        state: State = self.encoder(self.source(codes), lengths=lengths)[1]
         return state
 
-    def decode(self, codes: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple]:
+    def decode(self, codes: Tensor, state: State) -> tuple[Tensor, State]:
         """What follows each of the target's symbols (B, T): log probabilities, and the state."""
         y, state = self.decoder(self.target(codes), state)
         return torch.log_softmax(self.output(y), -1), state
@@ -74,20 +75,20 @@ def target_of(texts: list[str]) -> Tensor:
 def beam(model: Translator, texts: list[str], width: int) -> list[str]:
     """The likeliest targets: the `width` best beginnings of every text go on together."""
     B, V = len(texts), len(TARGET)
-    state = tuple(s.repeat_interleave(width, 1) for s in model.encode(texts))
+    h, c = (s.repeat_interleave(width, 1) for s in model.encode(texts))
     codes = torch.full((B * width, 1), TARGET.index("^"))
     scores = torch.full((B, width), -torch.inf)
     scores[:, 0] = 0.0  # the beginnings are all the same at first: only one counts
     ended = torch.full((V,), -torch.inf)
     ended[TARGET.index("$")] = 0.0  # after the end comes the end, at no cost
     for _ in range(len("2000-01-01$")):
-        log_p, state = model.decode(codes[:, -1:], state)
+        log_p, (h, c) = model.decode(codes[:, -1:], (h, c))
         log_p = torch.where(codes[:, -1:] == TARGET.index("$"), ended, log_p[:, 0])
         sums = scores[:, :, None] + log_p.view(B, width, V)
         scores, best = sums.flatten(1).topk(width)
         rows = (best // V + width * torch.arange(B)[:, None]).flatten()
         codes = torch.cat([codes[rows], (best % V).view(-1, 1)], 1)
-        state = tuple(s[:, rows] for s in state)
+        h, c = h[:, rows], c[:, rows]
     return ["".join(TARGET[k] for k in row[1:]).rstrip("$") for row in codes[::width].tolist()]
 
 
@@ -100,7 +101,7 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     model = Translator("".join(letters), units=64 if quick else 256)
 
     def loss() -> Tensor:
-        sources, targets = zip(*pairs(rng.choice(known, 64), rng), strict=True)
+        sources, targets = map(list, zip(*pairs(rng.choice(known, 64), rng), strict=True))
         wanted = target_of(targets)
         log_p, _ = model.decode(wanted[:, :-1], model.encode(sources))
         return torch.nn.functional.nll_loss(log_p.flatten(0, 1), wanted[:, 1:].flatten())
@@ -110,8 +111,8 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     sources, targets = map(list, zip(*tested, strict=True))
     with torch.no_grad():
         written = {width: beam(model, sources, width) for width in (1, 5)}
-    exact = {w: np.mean([a == b for a, b in zip(written[w], targets)]) for w in written}
-    for source, target in list(zip(sources, written[5]))[:10]:
+    exact = {w: np.mean(np.array(found) == targets) for w, found in written.items()}
+    for source, target in list(zip(sources, written[5], strict=True))[:10]:
         print(f"{source:>32}  {target}")
 
     figure, ((panel,),) = panels()

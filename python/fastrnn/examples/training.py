@@ -19,11 +19,11 @@ def batch_of(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def train(
     model: torch.nn.Module, loss_of: Callable[[], Tensor], steps: int, rate: float, what: str = ""
 ) -> list[float]:
-    """Minimise a loss by Adam; its rate rises over a tenth of the steps and falls to 0 along half a
-    cosine, the gradient's norm is clipped to 1. Returns the loss of each step.
+    """Minimise a loss by Adam; its rate rises at first and then falls to 0, the gradient's norm is
+    clipped to 1. Returns the loss of each step.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, 0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
     losses = []
     model.train()
     bar = progress(range(steps), what)
