@@ -264,10 +264,6 @@ def test_stub_has_the_functions_and_arguments_of_the_core() -> None:
     assert stub == module
 
 
-def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path)
-
-
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in fastrnn.__all__:
         assert getattr(fastrnn, name).__doc__, name

@@ -76,6 +76,17 @@ def test_the_programs_are_short_enough_to_read():
     assert {name: count for name, count in lines.items() if count > 180} == {}
 
 
+def test_the_notebook_runs(monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = json.loads((ROOT / "examples" / "tour.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    names = {}
+    for cell in code:
+        exec(cell, names)
+    assert any("image/png" in str(cell.get("outputs")) for cell in cells), "no picture is kept"
+
+
 def test_every_bar_of_the_tunes_is_full():
     tunes = music.tunes()
     assert len(tunes) == 48

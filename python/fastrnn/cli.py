@@ -534,7 +534,7 @@ def _parser() -> argparse.ArgumentParser:
         "Run a program of the lecture; without a name, list them",
         "Each trains in minutes, saves a picture and says which goals it reached; exit code 1 if "
         "it missed one.",
-        example="example handwriting --picture reading.png",
+        example="example ner --picture names.png",
     )
     example.add_argument("name", nargs="?", choices=SUMMARIES, metavar="NAME", help="which one")
     example.add_argument("--quick", action="store_true", help="seconds, with easier goals")

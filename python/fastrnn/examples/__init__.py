@@ -23,7 +23,6 @@ SUMMARIES = {
     "music": "one-to-many: tunes from their metre",
     "seq2seq": "T_x != T_y: dates in many languages to ISO 8601",
     "series": "sunspots and carbon dioxide, the next value from those before",
-    "handwriting": "bidirectional LSTM with peepholes and CTC reads pen strokes",
 }
 
 

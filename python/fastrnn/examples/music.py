@@ -125,7 +125,7 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     ]
     share = float(np.mean(full)) if full else 0.0
 
-    best = [composed[0] for composed in written.values()]
+    best = [max(composed, key=len) for composed in written.values()]
     text = "".join(
         f"X:{n}\nT:Tune {n}\nM:{tune[0]}\nL:1/8\nK:C\n{''.join(tune[1:])}\n\n"
         for n, tune in enumerate((t for composed in written.values() for t in composed), 1)
