@@ -16,6 +16,9 @@ import numpy.typing as npt
 # dtype of the computation -> kind of result -> error allowed, relative to the largest entry
 TOLERANCES = {
     "float32": {"forward": 4e-6, "gradient": 2e-5},
+    # computed in float32 and rounded once: half a unit in the last place
+    "float16": {"forward": 2.0**-11 + 4e-6},
+    "bfloat16": {"forward": 2.0**-8 + 4e-6},
     "float64": {"forward": 1e-13, "gradient": 1e-12, "finite_difference": 1e-7},
 }
 
