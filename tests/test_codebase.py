@@ -110,7 +110,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 FRAMEWORKS = {"torch", "jax", "flax", "keras", "tensorflow", "onnx", "onnxruntime", "openvino"}
-HOMES = {"flax": "jax", "onnxruntime": "onnx"}
+HOMES = {"jax": "flax", "onnxruntime": "onnx"}  # besides their own
 FREE = {"bench", "examples"}
 
 

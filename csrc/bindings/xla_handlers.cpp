@@ -26,7 +26,8 @@ namespace {
 //   dy, dh_n, dc_n.
 // Results of forward: y, h_n, c_n where the cell has it, and with kSave c and reserve; of backward:
 //   dx ([D, T, B, I] for two directions), [dh0], [dc0], the gradients of the weights.
-// batch_first swaps T and B of x, y, mask, reset and their gradients.
+// batch_first swaps T and B of x, y, mask, reset and their gradients. With kTransposed
+// w_ih and w_hh come as [I, G*H] and [H, G*H]; their gradients do not.
 enum Given : int32_t {
   kBias = 1,
   kH0 = 2,
@@ -38,6 +39,7 @@ enum Given : int32_t {
   kBatchFirst = 128,
   kBidirectional = 256,
   kReverse = 512,
+  kTransposed = 1024,
 };
 
 Tensor dense(const xla::Buffer& buffer) {
@@ -101,6 +103,15 @@ class Call {
   Tensor argument() { return dense(next(frame_.arguments, argument_++)); }
   Tensor result() { return dense(next(frame_.results, result_++)); }
   const xla::Buffer& next_argument_buffer() { return next(frame_.arguments, argument_++); }
+
+  Tensor weights() {
+    Tensor w = argument();
+    if (given(kTransposed) && w.rank == 2) {
+      std::swap(w.shape[0], w.shape[1]);
+      std::swap(w.stride[0], w.stride[1]);
+    }
+    return w;
+  }
 
   void finish() const {
     if (argument_ != frame_.arguments.size || result_ != frame_.results.size)
@@ -208,8 +219,8 @@ Layer take_layer(Call& call) {
     a.reverse = d == 1 || call.given(kReverse);
     a.h0 = at(h0, d, call.directions());
     a.c0 = at(c0, d, call.directions());
-    a.w_ih = call.argument();
-    a.w_hh = call.argument();
+    a.w_ih = call.weights();
+    a.w_hh = call.weights();
     if (call.given(kBias)) a.b_ih = call.argument(), a.b_hh = call.argument();
     check_forward("fastrnn.jax", a,
                   call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cpu/gemm.hpp"
+#include "cpu/pack.hpp"
 #include "cpu/sequence.hpp"
 #include "cpu/team.hpp"
 
@@ -21,25 +22,6 @@ namespace FASTRNN_ISA {
 // for the caches.
 constexpr int64_t kBackwardChunkRows = 512;
 constexpr int64_t kWeightRowsPerTask = 48;
-
-// packed[block][k][lane] = w[k][block V + lane], `length` rows of `columns`: the right factor of a
-// product with the transposed weights
-template <class T>
-void pack_transposed(int threads, const Tensor& w, int64_t columns, int64_t length, T* packed) {
-  const int64_t blocks = blocks_of<T>(columns);
-  const T* data = static_cast<const T*>(w.data);
-  if (w.stride[1] != 1) {
-    parallel_for(threads, blocks, [&](int64_t block) {
-      pack_block(data, block, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
-    });
-    return;
-  }
-  constexpr int64_t kAtOnce = 8;  // a row's neighbouring blocks are read together
-  parallel_for(threads, (blocks + kAtOnce - 1) / kAtOnce, [&](int64_t i) {
-    pack_columns(data, columns, length, w.stride[0], i * kAtOnce,
-                 smaller(blocks, (i + 1) * kAtOnce), packed);
-  });
-}
 
 template <template <class> class C, class T>
 class Backward {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cpu/gemm.hpp"
+#include "cpu/pack.hpp"
 #include "cpu/sequence.hpp"
 #include "cpu/team.hpp"
 
@@ -85,30 +86,31 @@ class Forward {
     }
 
     void fill(const ForwardArgs& a) const {
-      parallel_for(a.threads, blocks_of<T>(H), [&](int64_t block) {
-        pack_matrix(a.w_ih, block, I, 0, G, w_ih);
-        pack_matrix(a.w_hh, block, H, 0, E, w_early);
-        pack_matrix(a.w_hh, block, H, E, L, w_late);
-        pack_bias(a.b_ih, block, 0, G, b_ih);
-        pack_bias(a.b_hh, block, 0, E, b_early);
-        pack_bias(a.b_hh, block, E, L, b_late);
+      for_packed_blocks(a.threads, blocks_of<T>(H), [&](int64_t first, int64_t last) {
+        pack_matrix(a.w_ih, first, last, I, 0, G, w_ih);
+        pack_matrix(a.w_hh, first, last, H, 0, E, w_early);
+        pack_matrix(a.w_hh, first, last, H, E, L, w_late);
+        pack_bias(a.b_ih, first, last, 0, G, b_ih);
+        pack_bias(a.b_hh, first, last, 0, E, b_early);
+        pack_bias(a.b_hh, first, last, E, L, b_late);
       });
     }
 
-    void pack_matrix(const Tensor& w, int64_t block, int64_t length, int gate, int gates,
-                     T* packed) const {
+    void pack_matrix(const Tensor& w, int64_t first, int64_t last, int64_t length, int gate,
+                     int gates, T* packed) const {
       const int64_t gate_stride = H * w.stride[0];
-      pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, H, length, gates,
-                 w.stride[0], w.stride[1], gate_stride, packed);
+      pack_blocks(static_cast<const T*>(w.data) + gate * gate_stride, first, last, H, length, gates,
+                  w.stride[0], w.stride[1], gate_stride, packed);
     }
 
-    void pack_bias(const Tensor& b, int64_t block, int gate, int gates, T* packed) const {
+    void pack_bias(const Tensor& b, int64_t first, int64_t last, int gate, int gates,
+                   T* packed) const {
       if (b.present) {
         const int64_t gate_stride = H * b.stride[0];
-        pack_block(static_cast<const T*>(b.data) + gate * gate_stride, block, H, 1, gates,
-                   b.stride[0], 0, gate_stride, packed);
+        pack_blocks(static_cast<const T*>(b.data) + gate * gate_stride, first, last, H, 1, gates,
+                    b.stride[0], 0, gate_stride, packed);
       } else {
-        copy_or_zero<T>(packed + block * gates * kLanes, nullptr, gates * kLanes);
+        copy_or_zero<T>(packed + first * gates * kLanes, nullptr, (last - first) * gates * kLanes);
       }
     }
   };

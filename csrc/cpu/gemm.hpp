@@ -1,4 +1,4 @@
-// The one matrix micro-kernel and the packing it reads. Every product of the library runs through
+// The one matrix micro-kernel. Every product of the library runs through
 // multiply(): the input product, the recurrent product, both products of BPTT and the weight
 // gradients.
 //
@@ -279,78 +279,6 @@ void store_block(T* p, int64_t block, int64_t units, Vec<T> value) {
     value.store(p + block * V::kLanes);
   } else {
     value.store(p + block * V::kLanes, static_cast<int>(left));
-  }
-}
-
-// V vectors of V values: rows become columns, in log2(V) rounds of perfect shuffles
-template <class V>
-void transpose(V* rows) {
-  for (int round = 1; round < V::kLanes; round *= 2) {
-    V next[V::kLanes];
-    for (int i = 0; i < V::kLanes / 2; ++i) {
-      next[2 * i] = zip_low(rows[i], rows[i + V::kLanes / 2]);
-      next[2 * i + 1] = zip_high(rows[i], rows[i + V::kLanes / 2]);
-    }
-    for (int i = 0; i < V::kLanes; ++i) rows[i] = next[i];
-  }
-}
-
-// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate *
-// gate_stride], zero beyond the last unit
-template <class T>
-void pack_block(const T* source, int64_t block, int64_t units, int64_t length, int gates,
-                int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
-  using V = Vec<T>;
-  constexpr int kLanes = V::kLanes;
-  const int64_t row = static_cast<int64_t>(gates) * kLanes;
-  const int width =
-      static_cast<int>(units - block * kLanes < kLanes ? units - block * kLanes : kLanes);
-  for (int g = 0; g < gates; ++g) {
-    T* to = packed + block * length * row + g * kLanes;
-    const T* from = source + block * kLanes * unit_stride + g * gate_stride;
-    int64_t k = 0;
-    if (unit_stride == 1) {
-      for (; k < length; ++k) V::load(from + k * k_stride, width).store(to + k * row);
-    } else if constexpr (kLanes > 1) {
-      for (; k_stride == 1 && k + kLanes <= length; k += kLanes) {
-        V rows[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-          rows[lane] = lane < width ? V::load(from + lane * unit_stride + k) : V::set(0);
-        }
-        transpose(rows);
-        for (int i = 0; i < kLanes; ++i) rows[i].store(to + (k + i) * row);
-      }
-    }
-    for (; k < length; ++k) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        to[k * row + lane] = lane < width ? from[lane * unit_stride + k * k_stride] : T(0);
-      }
-    }
-  }
-}
-
-// packed[block][k][lane] = w[k][block V + lane], zero beyond the last column, for blocks [first,
-// last) of a matrix whose rows are contiguous
-template <class T>
-void pack_columns(const T* w, int64_t columns, int64_t length, int64_t row_stride, int64_t first,
-                  int64_t last, T* packed) {
-  for (int64_t k = 0; k < length; ++k) {
-    for (int64_t block = first; block < last; ++block) {
-      load_block(w + k * row_stride, block, columns)
-          .store(packed + (block * length + k) * Vec<T>::kLanes);
-    }
-  }
-}
-
-// packed[block][k][lane] = rows[k][block V + lane], zero for a null row and beyond the last column
-template <class T>
-void pack_rows(const T* const* rows, int64_t count, int64_t columns, int64_t block, T* packed) {
-  using V = Vec<T>;
-  const int64_t first = block * V::kLanes;
-  const int width = static_cast<int>(columns - first < V::kLanes ? columns - first : V::kLanes);
-  T* to = packed + first * count;
-  for (int64_t k = 0; k < count; ++k, to += V::kLanes) {
-    (rows[k] ? V::load(rows[k] + first, width) : V::set(0)).store(to);
   }
 }
 

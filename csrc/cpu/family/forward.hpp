@@ -81,23 +81,23 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
     void fill(const ForwardArgs& a) const {
       const Family& f = a.family;
-      parallel_for(a.threads, n.blocks, [&](int64_t block) {
-        gates(a.w_ih, block, a.w_ih.shape[1], 0, G, w_ih);
-        gates(w_hh, block, n.P, 0, E, w_early);
-        gates(w_hh, block, n.P, E, L, w_late);
-        gates(a.b_ih, block, 1, 0, G, b_ih);
-        gates(a.b_hh, block, 1, 0, E, b_early);
-        gates(a.b_hh, block, 1, E, L, b_late);
+      for_packed_blocks(a.threads, n.blocks, [&](int64_t first, int64_t last) {
+        gates(a.w_ih, first, last, a.w_ih.shape[1], 0, G, w_ih);
+        gates(w_hh, first, last, n.P, 0, E, w_early);
+        gates(w_hh, first, last, n.P, E, L, w_late);
+        gates(a.b_ih, first, last, 1, 0, G, b_ih);
+        gates(a.b_hh, first, last, 1, 0, E, b_early);
+        gates(a.b_hh, first, last, 1, E, L, b_late);
         if (n.has_norm) {
-          gates(f.gain_ih, block, 1, 0, G, gain_ih);
-          gates(f.gain_hh, block, 1, 0, E, gain_early);
-          gates(f.gain_hh, block, 1, E, L, gain_late);
+          gates(f.gain_ih, first, last, 1, 0, G, gain_ih);
+          gates(f.gain_hh, first, last, 1, 0, E, gain_early);
+          gates(f.gain_hh, first, last, 1, E, L, gain_late);
         }
       });
       if (n.projected) {
-        parallel_for(a.threads, n.h_blocks, [&](int64_t block) {
-          pack_block(static_cast<const T*>(f.w_hr.data), block, n.P, n.H, 1, f.w_hr.stride[0],
-                     f.w_hr.stride[1], 0, w_hr);
+        for_packed_blocks(a.threads, n.h_blocks, [&](int64_t first, int64_t last) {
+          pack_blocks(static_cast<const T*>(f.w_hr.data), first, last, n.P, n.H, 1,
+                      f.w_hr.stride[0], f.w_hr.stride[1], 0, w_hr);
         });
       }
       if (peepholes) pad_rows(f.peephole, Cell::kPeepholes, n.H, n.width, peepholes);
@@ -108,14 +108,15 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       for (int64_t u = 0; u < n.width; ++u) valid[u] = u < n.H ? T(1) : T(0);
     }
 
-    void gates(const Tensor& w, int64_t block, int64_t length, int gate, int count,
+    void gates(const Tensor& w, int64_t first, int64_t last, int64_t length, int gate, int count,
                T* packed) const {
       if (!w.present) {
-        return copy_or_zero<T>(packed + block * count * kLanes, nullptr, count * kLanes);
+        return copy_or_zero<T>(packed + first * count * kLanes, nullptr,
+                               (last - first) * count * kLanes);
       }
       const int64_t gate_stride = n.H * w.stride[0];
-      pack_block(static_cast<const T*>(w.data) + gate * gate_stride, block, n.H, length, count,
-                 w.stride[0], w.rank == 2 ? w.stride[1] : 0, gate_stride, packed);
+      pack_blocks(static_cast<const T*>(w.data) + gate * gate_stride, first, last, n.H, length,
+                  count, w.stride[0], w.rank == 2 ? w.stride[1] : 0, gate_stride, packed);
     }
   };
 

@@ -20,8 +20,8 @@ for _name, _handler in _core.xla_handlers().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
 
 # the bits of attribute "given", as csrc/bindings/xla_handlers.cpp names them
-BIAS, H0, C0, LENGTHS, MASK, RESET, SAVE, BATCH_FIRST, BIDIRECTIONAL, REVERSE = (
-    1 << bit for bit in range(10)
+BIAS, H0, C0, LENGTHS, MASK, RESET, SAVE, BATCH_FIRST, BIDIRECTIONAL, REVERSE, TRANSPOSED = (
+    1 << bit for bit in range(11)
 )
 
 
@@ -31,12 +31,15 @@ def on_cpu() -> bool:
 
 
 class Options(NamedTuple):
-    """What is known before any array. ``reverse``: the one direction goes backwards."""
+    """What is known before any array. ``reverse``: the one direction goes backwards.
+    ``transposed``: w_ih and w_hh are the transposes of arrays, which are then read as they lie.
+    """
 
     cell: str
     batch_first: bool = False
     bidirectional: bool = False
     reverse: bool = False
+    transposed: bool = False
 
 
 class Inputs(NamedTuple):
@@ -88,7 +91,7 @@ def backward(
     results = [_like(x, (len(weights), *x.shape) if options.bidirectional else x.shape)]
     results += [_like(x, state.shape) for state in (h0, c0) if state is not None]
     results += [_like(x, w.shape) for direction in weights for w in direction]
-    arrays = [*_arrays(inputs, marks), *saved, *cotangents]
+    arrays = [*_arrays(options, inputs, marks), *saved, *cotangents]
     call = jax.ffi.ffi_call("fastrnn_backward", results, vmap_method="sequential")
     dx, *rest = call(
         *[array for array in arrays if array is not None],
@@ -105,9 +108,11 @@ def _like(x: Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, x.dtype)  # type: ignore[no-untyped-call]
 
 
-def _arrays(inputs: Inputs, marks: Marks) -> list[Array | None]:
-    x, h0, c0, weights = inputs
-    return [x, h0, c0, *marks, *(w for direction in weights for w in direction)]
+def _arrays(options: Options, inputs: Inputs, marks: Marks) -> list[Array | None]:
+    x, h0, c0, directions = inputs
+    if options.transposed:  # back, so that XLA finds nothing to transpose
+        directions = tuple((w_ih.T, w_hh.T, *biases) for w_ih, w_hh, *biases in directions)
+    return [x, h0, c0, *marks, *(w for weights in directions for w in weights)]
 
 
 def _attributes(options: Options, inputs: Inputs, marks: Marks, save: bool) -> dict[str, Any]:
@@ -122,6 +127,7 @@ def _attributes(options: Options, inputs: Inputs, marks: Marks, save: bool) -> d
         | BATCH_FIRST * options.batch_first
         | BIDIRECTIONAL * options.bidirectional
         | REVERSE * options.reverse
+        | TRANSPOSED * options.transposed
     )
     return {"cell": np.int32(CELLS[options.cell][0]), "given": np.int32(given)}
 
@@ -142,7 +148,7 @@ def _call_forward(
     )
     found = iter(
         call(
-            *[array for array in _arrays(inputs, marks) if array is not None],
+            *[array for array in _arrays(options, inputs, marks) if array is not None],
             **_attributes(options, inputs, marks, save),
         )
     )

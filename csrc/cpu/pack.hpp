@@ -1,0 +1,109 @@
+// Matrices in the order in which multiply() reads its right factor: blocks of V columns, V = lanes.
+#pragma once
+
+#include "cpu/gemm.hpp"
+#include "cpu/sequence.hpp"
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+// V vectors of V values: rows become columns, in log2(V) rounds of perfect shuffles. Unrolled, or
+// every round goes through memory, which takes four times as long.
+template <class V>
+void transpose(V* rows) {
+#pragma GCC unroll 4
+  for (int round = 1; round < V::kLanes; round *= 2) {
+    V next[V::kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < V::kLanes / 2; ++i) {
+      next[2 * i] = zip_low(rows[i], rows[i + V::kLanes / 2]);
+      next[2 * i + 1] = zip_high(rows[i], rows[i + V::kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// Blocks of a matrix that are packed together: where its units lie side by side, a row of them is
+// read along.
+constexpr int64_t kPackedAtOnce = 8;
+
+// body(first, last) for all blocks, so many at once
+template <class Body>
+void for_packed_blocks(int threads, int64_t blocks, const Body& body) {
+  parallel_for(threads, (blocks + kPackedAtOnce - 1) / kPackedAtOnce, [&](int64_t i) {
+    body(i * kPackedAtOnce, smaller(blocks, (i + 1) * kPackedAtOnce));
+  });
+}
+
+// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate *
+// gate_stride] for blocks [first, last), zero beyond the last unit
+template <class T>
+void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, int64_t length,
+                 int gates, int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
+  using V = Vec<T>;
+  constexpr int kLanes = V::kLanes;
+  const int64_t row = static_cast<int64_t>(gates) * kLanes;
+  if (unit_stride == 1) {
+    for (int64_t k = 0; k < length; ++k) {
+      for (int g = 0; g < gates; ++g) {
+        const T* from = source + k * k_stride + g * gate_stride;
+        for (int64_t block = first; block < last; ++block)
+          load_block(from, block, units).store(packed + (block * length + k) * row + g * kLanes);
+      }
+    }
+    return;
+  }
+  for (int64_t block = first; block < last; ++block) {
+    const int width = static_cast<int>(smaller(kLanes, units - block * kLanes));
+    for (int g = 0; g < gates; ++g) {
+      T* to = packed + block * length * row + g * kLanes;
+      const T* from = source + block * kLanes * unit_stride + g * gate_stride;
+      int64_t k = 0;
+      if constexpr (kLanes > 1) {
+        for (; k_stride == 1 && k + kLanes <= length; k += kLanes) {
+          V rows[kLanes];
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            rows[lane] = lane < width ? V::load(from + lane * unit_stride + k) : V::set(0);
+          }
+          transpose(rows);
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) rows[i].store(to + (k + i) * row);
+        }
+      }
+      for (; k < length; ++k) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          to[k * row + lane] = lane < width ? from[lane * unit_stride + k * k_stride] : T(0);
+        }
+      }
+    }
+  }
+}
+
+// packed[block][k][lane] = rows[k][block V + lane], zero for a null row and beyond the last column
+template <class T>
+void pack_rows(const T* const* rows, int64_t count, int64_t columns, int64_t block, T* packed) {
+  using V = Vec<T>;
+  const int64_t first = block * V::kLanes;
+  const int width = static_cast<int>(columns - first < V::kLanes ? columns - first : V::kLanes);
+  T* to = packed + first * count;
+  for (int64_t k = 0; k < count; ++k, to += V::kLanes) {
+    (rows[k] ? V::load(rows[k] + first, width) : V::set(0)).store(to);
+  }
+}
+
+// packed[block][k][lane] = w[k][block V + lane], `length` rows of `columns`: the right factor of a
+// product with the transposed weights
+template <class T>
+void pack_transposed(int threads, const Tensor& w, int64_t columns, int64_t length, T* packed) {
+  const T* data = static_cast<const T*>(w.data);
+  for_packed_blocks(threads, blocks_of<T>(columns), [&](int64_t first, int64_t last) {
+    pack_blocks(data, first, last, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
+  });
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn
