@@ -87,19 +87,30 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
   const int64_t stride = a.stride, block_stride = right.block_stride, length = right.length;
   const T* w = right.w;
   const T* ahead = right.ahead;
+  // Beside the accumulators, the registers hold either the values of all rows and one vector of
+  // weights, or the other way round.
+  constexpr bool kHoldsValues = M * kVectors + M < kRegisters;
   const auto multiply_add = [&](int64_t at) __attribute__((always_inline)) {
-    V value[M];
+    if constexpr (kHoldsValues) {
+      V value[M];
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
+      for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
+#pragma GCC unroll 24
+      for (int n = 0; n < kVectors; ++n) {
+        const V weight = V::load(w + n / G * block_stride + n % G * V::kLanes);
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) {
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        V weight = V::load(w + b * block_stride + g * V::kLanes);
-        // or the compiler loads it once for each row, which costs a third of the speed for two rows
-        if constexpr (M > 1) keep_in_register(weight);
+        for (int m = 0; m < M; ++m) add_product(acc[m][n], value[m], weight);
+      }
+    } else {
+      V weight[kVectors];
+#pragma GCC unroll 24
+      for (int n = 0; n < kVectors; ++n)
+        weight[n] = V::load(w + n / G * block_stride + n % G * V::kLanes);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) acc[m][b * G + g] = fma(value[m], weight, acc[m][b * G + g]);
+      for (int m = 0; m < M; ++m) {
+        const V value = V::set(row[m][at]);
+#pragma GCC unroll 24
+        for (int n = 0; n < kVectors; ++n) add_product(acc[m][n], value, weight[n]);
       }
     }
     w += G * V::kLanes;

@@ -66,7 +66,11 @@ inline Float zip_high(Float a, Float b) {
   return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
 }
 inline Float quotient(Float a, Float b) { return a / b; }
-inline void keep_in_register(Float& a) { asm("" : "+x"(a.v)); }
+// By hand: the compiler lets sums change registers and loads b once for each of them, and there are
+// no registers to spare.
+inline void add_product(Float& sum, Float a, Float b) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum.v) : "x"(a.v), "x"(b.v));
+}
 
 template <>
 struct Vec<double> {
@@ -118,7 +122,9 @@ inline Double zip_high(Double a, Double b) {
   return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31)};
 }
 inline Double quotient(Double a, Double b) { return a / b; }
-inline void keep_in_register(Double& a) { asm("" : "+x"(a.v)); }
+inline void add_product(Double& sum, Double a, Double b) {
+  asm("vfmadd231pd %2, %1, %0" : "+x"(sum.v) : "x"(a.v), "x"(b.v));
+}
 
 }  // namespace FASTRNN_ISA
 }  // namespace

@@ -71,7 +71,10 @@ inline Float quotient(Float a, Float b) {
   const Float q = a * reciprocal;
   return fma(fma(Float{-b.v}, q, a), reciprocal, q);
 }
-inline void keep_in_register(Float& a) { asm("" : "+v"(a.v)); }
+// By hand, so that the sum stays in its register and b is loaded once.
+inline void add_product(Float& sum, Float a, Float b) {
+  asm("vfmadd231ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+}
 
 template <>
 struct Vec<double> {
@@ -119,7 +122,9 @@ inline Double quotient(Double a, Double b) {
   const Double q = a * reciprocal;
   return fma(fma(Double{-b.v}, q, a), reciprocal, q);
 }
-inline void keep_in_register(Double& a) { asm("" : "+v"(a.v)); }
+inline void add_product(Double& sum, Double a, Double b) {
+  asm("vfmadd231pd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+}
 
 }  // namespace FASTRNN_ISA
 }  // namespace

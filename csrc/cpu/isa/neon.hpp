@@ -59,7 +59,7 @@ inline Float select(uint32x4_t m, Float yes, Float no) { return {vbslq_f32(m, ye
 inline Float zip_low(Float a, Float b) { return {vzip1q_f32(a.v, b.v)}; }
 inline Float zip_high(Float a, Float b) { return {vzip2q_f32(a.v, b.v)}; }
 inline Float quotient(Float a, Float b) { return a / b; }
-inline void keep_in_register(Float& a) { asm("" : "+w"(a.v)); }
+inline void add_product(Float& sum, Float a, Float b) { sum = fma(a, b, sum); }
 
 template <>
 struct Vec<double> {
@@ -103,7 +103,7 @@ inline Double select(uint64x2_t m, Double yes, Double no) { return {vbslq_f64(m,
 inline Double zip_low(Double a, Double b) { return {vzip1q_f64(a.v, b.v)}; }
 inline Double zip_high(Double a, Double b) { return {vzip2q_f64(a.v, b.v)}; }
 inline Double quotient(Double a, Double b) { return a / b; }
-inline void keep_in_register(Double& a) { asm("" : "+w"(a.v)); }
+inline void add_product(Double& sum, Double a, Double b) { sum = fma(a, b, sum); }
 
 }  // namespace FASTRNN_ISA
 }  // namespace

@@ -111,7 +111,9 @@ inline Vec<T> select(bool m, Vec<T> yes, Vec<T> no) {
   return m ? yes : no;
 }
 template <class T>
-inline void keep_in_register(Vec<T>&) {}
+inline void add_product(Vec<T>& sum, Vec<T> a, Vec<T> b) {
+  sum = fma(a, b, sum);
+}
 
 }  // namespace FASTRNN_ISA
 }  // namespace
