@@ -1,7 +1,9 @@
 // Back-propagation through time (Werbos 1990), in chunks of steps from the last to the first:
 //   1. recurrence, each thread on its own rows: dh = W_hh^T dgates(s + 1) + dy, then the cell's
 //   backward row by row;
-//      the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H]
+//      the gate gradients of the chunk go to dgates [rows of the chunk, slots, padded H], and once
+//      more to columns [slots, blocks of H, rows of the chunk, V], of which 3 reads one unit at a
+//      time
 //   2. dx = W_ih^T dgates, all rows of the chunk at once
 //   3. dw_ih += dgates^T x, dw_hh += dgates^T h', db += sum of dgates, each thread on its own part
 //   of the weights
@@ -59,9 +61,7 @@ class Backward {
         parts_(hidden_parts(threads_, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
         ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
-        // a power of two between rows would put a column of dgates, which dw reads, into a few sets
-        // of the caches
-        dgates_width_(D * width_ + kLanes) {
+        dgates_width_(D * width_) {
     const int64_t rows = seq_.B * chunk_;
     w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
     w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
@@ -70,6 +70,7 @@ class Backward {
     zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
     dgates_ = arena.take<T>(rows * dgates_width_);
+    columns_ = wants_weights() ? arena.take<T>(rows * D * width_) : nullptr;
     carry_ = arena.take<T>(seq_.B * dgates_width_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
@@ -88,6 +89,7 @@ class Backward {
   }
 
   bool wants_bias() const { return a_.db_ih.present || a_.db_hh.present; }
+  bool wants_weights() const { return a_.dw_ih.present || a_.dw_hh.present || wants_bias(); }
 
   // ---------------------------------------------------------------- the chunks
 
@@ -103,6 +105,7 @@ class Backward {
       base_[0] = 0;
       for (int64_t s = begin; s < end; ++s)
         base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
+      rows_ = base_[end - begin];
       if (parts_ > 1) {
         Team::clear(counters_, parts_);
         parallel_for(threads_, parts_, [&](int64_t member) {
@@ -128,7 +131,6 @@ class Backward {
     seq_.split(ranges_, first_);
     copy_or_zero<T>(zeros_, nullptr, dgates_width_);
     if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
-    // the left factor of both products is dgates, so packed[block][k][lane] = w[k][block V + lane]
     pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
     if (a_.dx.present) pack_transposed(threads_, f_.w_ih, seq_.I, G * H, w_ih_);
     for (int64_t r = 0; r < seq_.B; ++r) {
@@ -176,12 +178,12 @@ class Backward {
           copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
         return;
       }
-      Right<T> right = weights_of<T, 1>(tile, w + first_gate * H * kLanes, G * H * kLanes);
+      Right<T> right = weights_of<T, 1>(tile, w, G * H, first_gate * H);
       right.out = to;
       right.out_stride = out_stride;
       right.init = tile.first_piece ? nullptr : to;
       right.init_stride = out_stride;
-      multiply<T, 1>(tile.rows, tile.blocks, left, right);
+      multiply<T, 1>(tile, left, right);
     });
   }
 
@@ -189,6 +191,14 @@ class Backward {
 
   T* dgates_row(int64_t s, int64_t row, int64_t begin) const {
     return dgates_ + (base_[s - begin] + row) * dgates_width_;
+  }
+
+  // where the gradients of slot d, block j, begin
+  T* column(int d, int64_t j) const { return columns_ + (d * blocks_ + j) * rows_ * kLanes; }
+
+  void store_gradient(int d, int64_t s, int64_t row, int64_t begin, int64_t j, V value) const {
+    value.store(dgates_row(s, row, begin) + d * width_ + j * kLanes);
+    if (columns_) value.store(column(d, j) + (base_[s - begin] + row) * kLanes);
   }
 
   // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
@@ -214,14 +224,14 @@ class Backward {
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
       team.each_part([&](int64_t part) {
-        const BlockRange range(blocks_, team, part);
+        const BlockRange range(blocks_, kGrain<1>, team, part);
         incoming_product(first, rows, s, begin, end, range);
         for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin, range);
         if constexpr (E == 0) finish_step(first, rows, s, begin, range);
       });
       if constexpr (E > 0) {
         team.each_part([&](int64_t part) {
-          const BlockRange range(blocks_, team, part);
+          const BlockRange range(blocks_, kGrain<1>, team, part);
           recurrence_early(first, rows, s, begin, range);
           finish_step(first, rows, s, begin, range);
         });
@@ -257,7 +267,6 @@ class Backward {
     const T* c_prev = S == 2 ? seq_.previous<T>(f_.c, f_.c0, row, s) : nullptr;
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
-    T* dgates = dgates_row(s, row, begin);
     for (int64_t j = range.first; j < range.last; ++j) {
       const V zero = V::set(0);
       V prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
@@ -280,7 +289,7 @@ class Backward {
         Cell::backward(prev, curr, saved, dcurr, gradients, dprev);
       }
 #pragma GCC unroll 4
-      for (int d = 0; d < D; ++d) gradients[d].store(dgates + d * width_ + j * kLanes);
+      for (int d = 0; d < D; ++d) store_gradient(d, s, row, begin, j, gradients[d]);
       dprev[0].store(dh_row + j * kLanes);
       if (S == 2) dprev[1].store(dc_row + j * kLanes);
     }
@@ -302,7 +311,7 @@ class Backward {
     const T* product = product_ + row * width_;
     const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
-    T* dgates = dgates_row(s, row, begin);
+    const T* dgates = dgates_row(s, row, begin);
     for (int64_t j = range.first; j < range.last; ++j) {
       V saved[R > 0 ? R : 1], gradients[D], dprev;
       const V prev = h_prev ? load_block(h_prev, j, H) : V::set(0);
@@ -312,9 +321,8 @@ class Backward {
       if constexpr (E > 0)
         Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
       // the early gates' alone: other parts still read the late ones of this row
-      for (int g = 0; g < E; ++g) {
-        gradients[Cell::slot_h(g)].store(dgates + Cell::slot_h(g) * width_ + j * kLanes);
-      }
+      for (int g = 0; g < E; ++g)
+        store_gradient(Cell::slot_h(g), s, row, begin, j, gradients[Cell::slot_h(g)]);
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
   }
@@ -340,7 +348,7 @@ class Backward {
   // ---------------------------------------------------------------- 2. dx
 
   void input_gradient(int64_t begin, int64_t end) {
-    const int64_t count = base_[end - begin];
+    const int64_t count = rows_;
     const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
     parallel_for(threads_, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
@@ -362,7 +370,7 @@ class Backward {
 
   // The first chunk sets dw, the others add to it.
   void weight_gradients(int64_t begin, int64_t end, bool is_first) {
-    const int64_t count = base_[end - begin];
+    const int64_t count = rows_;
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
@@ -382,11 +390,11 @@ class Backward {
       }
     }
     if (db_) {
-      parallel_for(threads_, D * blocks_, [&](int64_t column) {
+      parallel_for(threads_, D * blocks_, [&](int64_t i) {
         V sum = V::set(0);
         for (int64_t k = 0; k < count; ++k)
-          sum = sum + V::load(dgates_ + k * dgates_width_ + column * kLanes);
-        (V::load(db_ + column * kLanes) + sum).store(db_ + column * kLanes);
+          sum = sum + V::load(columns_ + (i * count + k) * kLanes);
+        (V::load(db_ + i * kLanes) + sum).store(db_ + i * kLanes);
       });
     }
   }
@@ -432,15 +440,16 @@ class Backward {
       const int gate = first_gate + static_cast<int>(task / tasks_per_gate);
       const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);
-      const T* column = dgates_ + slot(gate) * width_ + first;
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
       alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
       for_each_tile<1>(rows, 0, blocks_of<T>(columns), 1, count, [&](const Tile& tile) {
         Left<T> left;
-        left.stride = dgates_width_;
-        for (int m = 0; m < tile.rows; ++m)
-          left.rows[m] = column + tile.k * dgates_width_ + tile.row + m;
-        Right<T> right = weights_of<T, 1>(tile, packed, count * kLanes);
+        left.stride = kLanes;
+        for (int m = 0; m < tile.rows; ++m) {
+          const int64_t unit = first + tile.row + m;
+          left.rows[m] = column(slot(gate), unit / kLanes) + tile.k * kLanes + unit % kLanes;
+        }
+        Right<T> right = weights_of<T, 1>(tile, packed, count);
         right.out_stride = tile.blocks * kLanes;
         T* product = sums + tile.row * right.out_stride;
         right.out = product;
@@ -453,7 +462,7 @@ class Backward {
               __builtin_prefetch(to + m * columns + (tile.block + j) * kLanes, 1, 3);
           }
         }
-        multiply<T, 1>(tile.rows, tile.blocks, left, right);
+        multiply<T, 1>(tile, left, right);
         if (!tile.last_piece) return;
         for (int m = 0; m < tile.rows; ++m, to += columns) {
           for (int j = 0; j < tile.blocks; ++j) {
@@ -486,8 +495,9 @@ class Backward {
   T *w_hh_, *w_ih_;
   int64_t* first_;
   T* zeros_;
-  int64_t* base_;  // [chunk + 1] where the rows of each step of the chunk begin
-  T *dgates_, *carry_, *product_, *dh_, *dc_;
+  int64_t* base_;     // [chunk + 1] where the rows of each step of the chunk begin
+  int64_t rows_ = 0;  // of the chunk
+  T *dgates_, *columns_, *carry_, *product_, *dh_, *dc_;
   const T** row_list_;
   T* dx_;
   T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;

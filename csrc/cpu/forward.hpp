@@ -204,17 +204,17 @@ class Forward {
       }
     });
     team.each_part([&](int64_t part) {
-      const BlockRange range(blocks_, team, part);
+      const BlockRange range(blocks_, kGrain<G>, team, part);
       for_each_tile<G>(count, range.first, range.last, 1, seq_.I, [&](const Tile& tile) {
         Left<T> left;
         left.stride = 1;
         for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m] + tile.k;
-        Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I * G * kLanes);
+        Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I);
         right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
         right.out_stride = G * width_;
         right.init = tile.first_piece ? w_.b_ih + tile.block * G * kLanes : right.out;
         right.init_stride = tile.first_piece ? 0 : right.out_stride;
-        multiply<T, G>(tile.rows, tile.blocks, left, right);
+        multiply<T, G>(tile, left, right);
       });
     });
     return gx;
@@ -225,7 +225,7 @@ class Forward {
     if constexpr (E > 0) step_early(first, rows, gx, h, team);
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     team.each_part([&](int64_t part) {
-      const BlockRange range(blocks_, team, part);
+      const BlockRange range(blocks_, kGrain<L>, team, part);
       T* sums = sums_ + (part * seq_.B + first) * kSums;
       Outputs* outputs = outputs_ + part * seq_.B + first;
       for (int64_t r = 0; r < rows; ++r) outputs[r] = outputs_of(first + r, s);
@@ -294,7 +294,7 @@ class Forward {
   void step_early(int64_t first, int64_t rows, T* gx, const T* h, Team& team) {
     constexpr int N = larger_of_one(E);
     team.each_part([&](int64_t part) {
-      const BlockRange range(blocks_, team, part);
+      const BlockRange range(blocks_, kGrain<N>, team, part);
       for_each_tile<N>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
         const T* gh = recurrent_product<N>(h, tile, w_.w_early, w_.b_early,
                                            sums_ + (part * seq_.B + first) * kSums);
@@ -327,13 +327,13 @@ class Forward {
     Left<T> left;
     left.stride = 1;
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_ + tile.k;
-    Right<T> right = weights_of<T, N>(tile, w, seq_.H * N * kLanes);
+    Right<T> right = weights_of<T, N>(tile, w, seq_.H);
     right.out_stride = tile.blocks * N * kLanes;
     const bool whole = tile.first_piece && tile.last_piece;  // then one place does, and stays in L1
     right.out = sums + (whole ? 0 : tile.row * right.out_stride);
     right.init = tile.first_piece ? b + tile.block * N * kLanes : right.out;
     right.init_stride = tile.first_piece ? 0 : right.out_stride;
-    multiply<T, N>(tile.rows, tile.blocks, left, right);
+    multiply<T, N>(tile, left, right);
     return right.out;
   }
 

@@ -4,9 +4,10 @@
 //
 //   out[m][n] = init[m][n] + sum over k of a[m][k] * w[n][k]
 //
-// A tile is M rows by `blocks` blocks of G vectors (the G gates of V neighbouring units, V =
-// lanes). Each sum runs over k in order, in one accumulator, so a row's result has the same bits
-// whatever the tile it fell into.
+// Weights are packed in panels of P vectors a step of k: the G gates of V neighbouring units (V =
+// lanes), or, where there is one gate, the units of four such blocks, so that the weights of a tile
+// are one stream of memory. A tile is M rows by N panels. Each sum runs over k in order, in one
+// accumulator, so a row's result has the same bits whatever the tile it fell into.
 #pragma once
 
 #include <stdint.h>
@@ -19,20 +20,23 @@ namespace FASTRNN_ISA {
 // value.
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 constexpr int kMaxRows = 8;
-constexpr int kMaxBlocks = 8;
 
-// Tallest tile: 6 x 4 gates and 8 x 3 gates fill the 24 accumulators of a 32-register CPU.
-constexpr int max_rows(int gates) {
-  if (gates == 4) return kAccumulators / 4;
-  if (gates == 3) return kAccumulators / 3;
-  return 6;
+// Tallest tile: 6 x 4 and 8 x 3 vectors fill the 24 accumulators of a 32-register CPU.
+constexpr int max_rows(int vectors) {
+  const int rows = kAccumulators / vectors;
+  return rows < kMaxRows ? rows : kMaxRows;
 }
 
-constexpr int max_blocks(int rows, int gates) {
-  int blocks = 1;
-  while (blocks < kMaxBlocks && 2 * blocks * rows * gates <= kAccumulators) blocks *= 2;
-  return blocks;
+constexpr int max_panels(int rows, int vectors) {
+  int panels = 1;
+  while (2 * panels * rows * vectors <= kAccumulators) panels *= 2;
+  return panels;
 }
+
+// Blocks of a panel where there is one gate; the last panel may have fewer.
+constexpr int64_t kPanelBlocks = 4;
+template <int G>
+constexpr int64_t kGrain = G == 1 ? kPanelBlocks : 1;
 
 // The left factor: row m at rows[m] + k * stride.
 template <class T>
@@ -42,15 +46,15 @@ struct Left {
 };
 
 // The right factor and where the result goes.
-//   w: blocks of [length][G][V], block_stride apart
-//   init: row m at init + m * init_stride, [blocks][G][V]; null for zero
-//   out: row m at out + m * out_stride, [blocks][G][V]
+//   w: panels of [length][P][V], panel_stride apart
+//   init: row m at init + m * init_stride, [panels][P][V]; null for zero
+//   out: row m at out + m * out_stride, [panels][P][V]
 //   ahead: weights laid out as w to bring into L2 meanwhile, ahead_rate values of k with every
 //   kUnroll of ours, as long as k < ahead_until
 template <class T>
 struct Right {
   const T* w;
-  int64_t block_stride, length;
+  int64_t panel_stride, length;
   const T* init;
   int64_t init_stride;
   T* out;
@@ -59,13 +63,18 @@ struct Right {
   int64_t ahead_rate, ahead_until;
 };
 
+// Vectors of a cache line, of which one fetch brings all.
+template <class T>
+constexpr int kVectorsOf64Bytes =
+    Vec<T>::kLanes * sizeof(T) < 64 ? 64 / (Vec<T>::kLanes * sizeof(T)) : 1;
+
 // Steps of k a turn of the loop: the counting of a turn takes slots that the multiply-adds need.
 constexpr int64_t kUnroll = 4;
 
-template <class T, int M, int B, int G>
+template <class T, int M, int N, int P>
 __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& right) {
   using V = Vec<T>;
-  constexpr int kVectors = B * G;
+  constexpr int kVectors = N * P;
   V acc[M][kVectors];
   if (right.init) {
 #pragma GCC unroll 8
@@ -84,7 +93,7 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
   const T* row[M];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) row[m] = a.rows[m];
-  const int64_t stride = a.stride, block_stride = right.block_stride, length = right.length;
+  const int64_t stride = a.stride, panel_stride = right.panel_stride, length = right.length;
   const T* w = right.w;
   const T* ahead = right.ahead;
   // Beside the accumulators, the registers hold either the values of all rows and one vector of
@@ -97,7 +106,7 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
       for (int m = 0; m < M; ++m) value[m] = V::set(row[m][at]);
 #pragma GCC unroll 24
       for (int n = 0; n < kVectors; ++n) {
-        const V weight = V::load(w + n / G * block_stride + n % G * V::kLanes);
+        const V weight = V::load(w + n / P * panel_stride + n % P * V::kLanes);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) add_product(acc[m][n], value[m], weight);
       }
@@ -105,7 +114,7 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
       V weight[kVectors];
 #pragma GCC unroll 24
       for (int n = 0; n < kVectors; ++n)
-        weight[n] = V::load(w + n / G * block_stride + n % G * V::kLanes);
+        weight[n] = V::load(w + n / P * panel_stride + n % P * V::kLanes);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         const V value = V::set(row[m][at]);
@@ -113,18 +122,15 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
         for (int n = 0; n < kVectors; ++n) add_product(acc[m][n], value, weight[n]);
       }
     }
-    w += G * V::kLanes;
+    w += P * V::kLanes;
   };
   int64_t k = 0, at = 0;
   for (; k + kUnroll <= length; k += kUnroll) {
     if (k < right.ahead_until) {
-      for (int64_t i = 0; i < right.ahead_rate; ++i, ahead += G * V::kLanes) {
-#pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) {
-#pragma GCC unroll 4
-          for (int g = 0; g < G; ++g)
-            __builtin_prefetch(ahead + b * block_stride + g * V::kLanes, 0, 2);
-        }
+      for (int64_t i = 0; i < right.ahead_rate; ++i, ahead += P * V::kLanes) {
+#pragma GCC unroll 24
+        for (int n = 0; n < kVectors; n += kVectorsOf64Bytes<T>)
+          __builtin_prefetch(ahead + n / P * panel_stride + n % P * V::kLanes, 0, 2);
       }
     }
 #pragma GCC unroll 4
@@ -139,44 +145,28 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
   }
 }
 
-template <class T, int G, int M>
-void multiply_rows(int blocks, const Left<T>& left, const Right<T>& right) {
-  if constexpr (max_blocks(M, G) >= 8) {
-    if (blocks == 8) return multiply_tile<T, M, 8, G>(left, right);
+template <class T, int P, int M>
+void multiply_rows(int panels, const Left<T>& left, const Right<T>& right) {
+  constexpr int kMost = max_panels(M, P);
+  if constexpr (kMost >= 8) {
+    if (panels == 8) return multiply_tile<T, M, 8, P>(left, right);
   }
-  if constexpr (max_blocks(M, G) >= 4) {
-    if (blocks == 4) return multiply_tile<T, M, 4, G>(left, right);
+  if constexpr (kMost >= 4) {
+    if (panels == 4) return multiply_tile<T, M, 4, P>(left, right);
   }
-  if constexpr (max_blocks(M, G) >= 2) {
-    if (blocks == 2) return multiply_tile<T, M, 2, G>(left, right);
+  if constexpr (kMost >= 2) {
+    if (panels == 2) return multiply_tile<T, M, 2, P>(left, right);
   }
-  multiply_tile<T, M, 1, G>(left, right);
+  multiply_tile<T, M, 1, P>(left, right);
 }
 
-// rows <= max_rows(G), blocks a power of two <= max_blocks(rows, G)
-template <class T, int G>
-void multiply(int rows, int blocks, const Left<T>& left, const Right<T>& right) {
-  switch (rows) {
-    case 1:
-      return multiply_rows<T, G, 1>(blocks, left, right);
-    case 2:
-      return multiply_rows<T, G, 2>(blocks, left, right);
-    case 3:
-      return multiply_rows<T, G, 3>(blocks, left, right);
-    default:
-      break;
+// rows <= max_rows(P), panels a power of two <= max_panels(rows, P)
+template <class T, int P, int M = 1>
+void multiply_panels(int rows, int panels, const Left<T>& left, const Right<T>& right) {
+  if constexpr (M < max_rows(P)) {
+    if (rows > M) return multiply_panels<T, P, M + 1>(rows, panels, left, right);
   }
-  if constexpr (max_rows(G) >= 4) {
-    if (rows == 4) return multiply_rows<T, G, 4>(blocks, left, right);
-  }
-  if constexpr (max_rows(G) >= 6) {
-    if (rows == 5) return multiply_rows<T, G, 5>(blocks, left, right);
-    if (rows == 6) return multiply_rows<T, G, 6>(blocks, left, right);
-  }
-  if constexpr (max_rows(G) >= 8) {
-    if (rows == 7) return multiply_rows<T, G, 7>(blocks, left, right);
-    if (rows == 8) return multiply_rows<T, G, 8>(blocks, left, right);
-  }
+  multiply_rows<T, P, M>(panels, left, right);
 }
 
 // A tile of the whole product: rows [row, row + rows), blocks [block, block + blocks), and of the
@@ -187,6 +177,7 @@ struct Tile {
   int rows;
   int64_t block;
   int blocks;
+  int panels, vectors;  // the blocks as N panels of P vectors
   int64_t k, length;
   int segment;  // which, and where in it
   int64_t in_segment;
@@ -200,14 +191,14 @@ struct Tile {
 // of one tile, stay in L1 meanwhile.
 constexpr int64_t kPieceLength = 128;
 
-// Covers `rows` rows by the blocks [first, last) with tiles of heights as equal as can be, the sum
-// over `segments` times `length` terms in pieces. Rows are innermost: weights are read from beyond
-// L1 once.
-template <int G, class Body>
-void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int64_t length,
-                   const Body& body) {
-  if (rows == 0) return;
-  const int64_t tiles = (rows + max_rows(G) - 1) / max_rows(G);
+// Covers `rows` rows by the blocks [first, last), in panels of `grain` blocks and `vectors`
+// vectors, with tiles of heights as equal as can be, the sum over `segments` times `length` terms
+// in pieces. Rows are innermost: weights are read from beyond L1 once. The weights of `after` come
+// next.
+template <class Body>
+void for_each_tile_of(int64_t rows, int64_t first, int64_t last, int64_t grain, int vectors,
+                      int64_t after, int segments, int64_t length, const Body& body) {
+  const int64_t tiles = (rows + max_rows(vectors) - 1) / max_rows(vectors);
   const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
   const int64_t tall =
       rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
@@ -218,11 +209,13 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
   const int64_t share = tiles > 1 ? (piece_length + tiles - 1) / tiles : 0;
   const int64_t rate = tiles >= kUnroll ? 1 : 2;
   Tile tile{};
+  tile.vectors = vectors;
   tile.ahead_rate = rate;
   tile.ahead_until = (share + rate - 1) / rate * kUnroll;
   for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
-    tile.blocks = max_blocks(tallest, G);
-    while (tile.blocks > last - tile.block) tile.blocks /= 2;
+    tile.panels = max_panels(tallest, vectors);
+    while (tile.panels * grain > last - tile.block) tile.panels /= 2;
+    tile.blocks = static_cast<int>(tile.panels * grain);
     for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
       for (tile.in_segment = 0; tile.in_segment < length; tile.in_segment += tile.length) {
         const int64_t left = length - tile.in_segment;
@@ -230,8 +223,8 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
         tile.k = tile.segment * length + tile.in_segment;
         tile.first_piece = tile.k == 0;
         tile.last_piece = tile.k + tile.length == segments * length;
-        const int64_t after = tile.block + tile.blocks < last ? tile.block + tile.blocks : first;
-        tile.next_block = tile.last_piece ? after : tile.block;
+        const int64_t next = tile.block + tile.blocks < last ? tile.block + tile.blocks : after;
+        tile.next_block = tile.last_piece ? next : tile.block;
         tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
         tile.row = 0;
         for (int64_t i = 0; i < tiles; ++i) {
@@ -245,22 +238,59 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
   }
 }
 
-// The packed weights of a tile. The tiles of the same weights share in bringing the next ones into
-// L2 while they compute: from beyond L2 weights come at a fraction of the speed that they are
-// needed at.
+// The same of a product with G gates; `first` begins a panel.
+template <int G, class Body>
+void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int64_t length,
+                   const Body& body) {
+  if (rows == 0) return;
+  if constexpr (G > 1) {
+    for_each_tile_of(rows, first, last, 1, G, first, segments, length, body);
+  } else {
+    const int64_t rest = (last - first) % kPanelBlocks, full = last - rest;
+    for_each_tile_of(rows, first, full, kPanelBlocks, kPanelBlocks, rest ? full : first, segments,
+                     length, body);
+    if (rest) {
+      for_each_tile_of(rows, full, last, rest, static_cast<int>(rest), first, segments, length,
+                       body);
+    }
+  }
+}
+
+// The packed weights of a tile, of sums of `length` terms; k counts from `first_k`. The tiles of
+// the same weights share in bringing the next ones into L2 while they compute: from beyond L2
+// weights come at a fraction of the speed that they are needed at.
 template <class T, int G>
-Right<T> weights_of(const Tile& tile, const T* packed, int64_t block_stride) {
-  constexpr int64_t kRow = G * Vec<T>::kLanes;
-  return {packed + tile.block * block_stride + tile.k * kRow,
-          block_stride,
+Right<T> weights_of(const Tile& tile, const T* packed, int64_t length, int64_t first_k = 0) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  const int64_t row = tile.vectors * kLanes;
+  return {packed + tile.block * length * G * kLanes + (first_k + tile.k) * row,
+          length * row,
           tile.length,
           nullptr,
           0,
           nullptr,
           0,
-          packed + tile.next_block * block_stride + tile.next_k * kRow,
+          packed + tile.next_block * length * G * kLanes + (first_k + tile.next_k) * row,
           tile.ahead_rate,
           tile.ahead_until};
+}
+
+template <class T, int G>
+void multiply(const Tile& tile, const Left<T>& left, const Right<T>& right) {
+  if constexpr (G > 1) {
+    multiply_panels<T, G>(tile.rows, tile.panels, left, right);
+  } else {
+    switch (tile.vectors) {
+      case 1:
+        return multiply_panels<T, 1>(tile.rows, tile.panels, left, right);
+      case 2:
+        return multiply_panels<T, 2>(tile.rows, tile.panels, left, right);
+      case 3:
+        return multiply_panels<T, 3>(tile.rows, tile.panels, left, right);
+      default:
+        return multiply_panels<T, 4>(tile.rows, tile.panels, left, right);
+    }
+  }
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-// Matrices in the order in which multiply() reads its right factor: blocks of V columns, V = lanes.
+// Matrices in the order in which multiply() reads its right factor: panels of P vectors (gemm.hpp).
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -37,28 +37,47 @@ void for_packed_blocks(int threads, int64_t blocks, const Body& body) {
   });
 }
 
-// packed[block][k][gate][lane] = source[(block V + lane) * unit_stride + k * k_stride + gate *
-// gate_stride] for blocks [first, last), zero beyond the last unit
+// Where block `block` of a matrix lies among the packed: step k of its first gate at `at` + k
+// `stride`.
+struct Place {
+  int64_t at, stride;
+};
+
+template <class T>
+Place place_of(int64_t block, int64_t blocks, int64_t length, int gates) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  if (gates > 1) return {block * length * gates * kLanes, gates * kLanes};
+  const int64_t first = block / kPanelBlocks * kPanelBlocks;
+  return {(first * length + block - first) * kLanes,
+          smaller(blocks - first, kPanelBlocks) * kLanes};
+}
+
+// unit `lane` of a block, gate and step k = source[(block V + lane) * unit_stride + k * k_stride +
+// gate * gate_stride] for blocks [first, last), zero beyond the last unit
 template <class T>
 void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, int64_t length,
                  int gates, int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
   using V = Vec<T>;
   constexpr int kLanes = V::kLanes;
-  const int64_t row = static_cast<int64_t>(gates) * kLanes;
+  const int64_t blocks = blocks_of<T>(units);
   if (unit_stride == 1) {
     for (int64_t k = 0; k < length; ++k) {
       for (int g = 0; g < gates; ++g) {
         const T* from = source + k * k_stride + g * gate_stride;
-        for (int64_t block = first; block < last; ++block)
-          load_block(from, block, units).store(packed + (block * length + k) * row + g * kLanes);
+        for (int64_t block = first; block < last; ++block) {
+          const Place place = place_of<T>(block, blocks, length, gates);
+          load_block(from, block, units).store(packed + place.at + k * place.stride + g * kLanes);
+        }
       }
     }
     return;
   }
   for (int64_t block = first; block < last; ++block) {
     const int width = static_cast<int>(smaller(kLanes, units - block * kLanes));
+    const Place place = place_of<T>(block, blocks, length, gates);
+    const int64_t row = place.stride;
     for (int g = 0; g < gates; ++g) {
-      T* to = packed + block * length * row + g * kLanes;
+      T* to = packed + place.at + g * kLanes;
       const T* from = source + block * kLanes * unit_stride + g * gate_stride;
       int64_t k = 0;
       if constexpr (kLanes > 1) {
@@ -82,20 +101,20 @@ void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, in
   }
 }
 
-// packed[block][k][lane] = rows[k][block V + lane], zero for a null row and beyond the last column
+// as pack_blocks of rows[k][column], zero for a null row
 template <class T>
 void pack_rows(const T* const* rows, int64_t count, int64_t columns, int64_t block, T* packed) {
   using V = Vec<T>;
   const int64_t first = block * V::kLanes;
   const int width = static_cast<int>(columns - first < V::kLanes ? columns - first : V::kLanes);
-  T* to = packed + first * count;
-  for (int64_t k = 0; k < count; ++k, to += V::kLanes) {
+  const Place place = place_of<T>(block, blocks_of<T>(columns), count, 1);
+  T* to = packed + place.at;
+  for (int64_t k = 0; k < count; ++k, to += place.stride) {
     (rows[k] ? V::load(rows[k] + first, width) : V::set(0)).store(to);
   }
 }
 
-// packed[block][k][lane] = w[k][block V + lane], `length` rows of `columns`: the right factor of a
-// product with the transposed weights
+// w, `length` rows of `columns`, as the right factor of a product with the transposed weights
 template <class T>
 void pack_transposed(int threads, const Tensor& w, int64_t columns, int64_t length, T* packed) {
   const T* data = static_cast<const T*>(w.data);

@@ -77,12 +77,18 @@ class Team {
   int64_t phase_ = 0;
 };
 
-// Blocks [first, last) of one part.
+// Blocks [first, last) of one part, whole grains of them.
 struct BlockRange {
   int64_t first, last;
   BlockRange(int64_t first_block, int64_t last_block) : first(first_block), last(last_block) {}
-  BlockRange(int64_t blocks, const Team& team, int64_t part)
-      : first(blocks * part / team.parts()), last(blocks * (part + 1) / team.parts()) {}
+  BlockRange(int64_t blocks, int64_t grain, const Team& team, int64_t part)
+      : first(begin(blocks, grain, team, part)), last(begin(blocks, grain, team, part + 1)) {}
+
+ private:
+  static int64_t begin(int64_t blocks, int64_t grain, const Team& team, int64_t part) {
+    const int64_t grains = (blocks + grain - 1) / grain;
+    return smaller(blocks, grains * part / team.parts() * grain);
+  }
 };
 
 // How many parts the hidden units are split into: one (the batch is split by rows) unless rows are

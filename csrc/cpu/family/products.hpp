@@ -16,17 +16,17 @@ void product(const LeftRow& left_row, int64_t rows, int64_t length, const T* w, 
   for_each_tile<N>(rows, 0, blocks, 1, length, [&](const Tile& tile) {
     Left<T> left{{}, 1};
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = left_row(tile.row + m) + tile.k;
-    Right<T> right = weights_of<T, N>(tile, w, length * N * kLanes);
+    Right<T> right = weights_of<T, N>(tile, w, length);
     right.out = out + (tile.row * blocks + tile.block) * N * kLanes;
     right.out_stride = blocks * N * kLanes;
     right.init = !tile.first_piece ? right.out : bias ? bias + tile.block * N * kLanes : nullptr;
     right.init_stride = tile.first_piece ? 0 : right.out_stride;
-    multiply<T, N>(tile.rows, tile.blocks, left, right);
+    multiply<T, N>(tile, left, right);
   });
 }
 
 // out[r] = sum over gates g in [first, last) of w[g]^T (left(r) + offset(g)), `length` values each;
-// w: [blocks][all_gates * length][V]
+// w: `all_gates` * `length` steps of k, one gate (gemm.hpp)
 template <class T, class LeftRow, class Offset>
 void transposed_product(const LeftRow& left_row, int64_t rows, int first, int last, int all_gates,
                         const Offset& offset, int64_t length, const T* w, int64_t blocks, T* out,
@@ -37,13 +37,12 @@ void transposed_product(const LeftRow& left_row, int64_t rows, int first, int la
     for (int m = 0; m < tile.rows; ++m) {
       left.rows[m] = left_row(tile.row + m) + offset(first + tile.segment) + tile.in_segment;
     }
-    Right<T> right =
-        weights_of<T, 1>(tile, w + first * length * kLanes, all_gates * length * kLanes);
+    Right<T> right = weights_of<T, 1>(tile, w, all_gates * length, first * length);
     right.out = out + tile.row * out_stride + tile.block * kLanes;
     right.out_stride = out_stride;
     right.init = tile.first_piece ? nullptr : right.out;
     right.init_stride = out_stride;
-    multiply<T, 1>(tile.rows, tile.blocks, left, right);
+    multiply<T, 1>(tile, left, right);
   });
 }
 
@@ -64,12 +63,12 @@ void weight_product(const T* left_panel, int64_t left_stride, int64_t count, con
                        Left<T> left{{}, left_stride};
                        for (int m = 0; m < tile.rows; ++m)
                          left.rows[m] = column + tile.k * left_stride + tile.row + m;
-                       Right<T> right = weights_of<T, 1>(tile, packed, count * kLanes);
+                       Right<T> right = weights_of<T, 1>(tile, packed, count);
                        right.out_stride = tile.blocks * kLanes;
                        right.out = sums + tile.row * right.out_stride;
                        right.init = tile.first_piece ? nullptr : right.out;
                        right.init_stride = right.out_stride;
-                       multiply<T, 1>(tile.rows, tile.blocks, left, right);
+                       multiply<T, 1>(tile, left, right);
                        if (!tile.last_piece) return;
                        for (int m = 0; m < tile.rows; ++m) {
                          T* to = out + (tile.row + m) * columns;
