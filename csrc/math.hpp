@@ -1,13 +1,14 @@
 // sigmoid and tanh once, for every instruction set and CUDA, generic over a value type V.
 //
 // V offers: Scalar, set(s), + - *, quotient(a, b) = a / b for 1 <= b <= 2, fma(a, b, c) = a*b + c,
-// minimum/maximum(a, b) that return b when a is NaN or b is, round(a) to nearest even, abs(a),
-// copysign(magnitude, sign), scale(a, n) = a * 2^n for integral n, less(a, b) -> mask, select(mask,
-// yes, no).
+// minimum/maximum(a, b) that return b when a is NaN or b is, abs(a), copysign(magnitude, sign),
+// less(a, b) -> mask, select(mask, yes, no), and low_bits_to_exponent(z): the number whose exponent
+// field is the low bits of z.
 //
 // exp(t): t = n ln2 + r, |r| <= ln2/2, expm1(r) = r + r^2 q(r) with q the minimax polynomial for
 // the relative error of expm1 (1.4e-8 for float, 1.9e-17 for double), so that tanh keeps its
-// relative accuracy at 0.
+// relative accuracy at 0. Adding 1.5 * 2^mantissa rounds t log2(e) to n, which then stands in the
+// low bits of the sum, and with the bias of the exponent added too makes 2^n by a shift.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -30,11 +31,13 @@ struct ExpConstants<V, float> {
                                   1.66665437489e-1f, 4.99999981714e-1f};
     return kQ[k];
   }
+  static constexpr float kRound = 12582912.0f, kBias = 127.0f;
   static constexpr float kLog2e = 1.44269504f;
   static constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440055e-4f;
   static constexpr float kExpLowest = -104.0f;  // below: exp is 0
   static constexpr float kTanhOne = 10.0f;      // above: tanh rounds to 1
+  static constexpr float kDown = 0x1p-64f;
 };
 
 template <class V>
@@ -48,18 +51,23 @@ struct ExpConstants<V, double> {
                                    1.666666666666658994459e-1, 5.000000000000005131382e-1};
     return kQ[k];
   }
+  static constexpr double kRound = 6755399441055744.0, kBias = 1023.0;
   static constexpr double kLog2e = 1.44269504088896340736;
   static constexpr double kLn2High = 0.6931471803691238164901733;  // 32 bits
   static constexpr double kLn2Low = 1.908214929270587816144e-10;
   static constexpr double kExpLowest = -746.0;
   static constexpr double kTanhOne = 20.0;
+  static constexpr double kDown = 0x1p-64;
 };
 
-// t = n ln2 + r -> n, and expm1(r)
-template <class V>
-FASTRNN_HD V reduced_expm1(V t, V& n) {
+// t = n ln2 + r -> expm1(r), and 2^(n + up), which must be a normal number
+template <int up, class V>
+FASTRNN_HD V reduced_expm1(V t, V& power) {
   using K = ExpConstants<V>;
-  n = round(t * V::set(K::kLog2e));
+  const V round = V::set(K::kRound + K::kBias + up);
+  const V z = fma(t, V::set(K::kLog2e), round);
+  const V n = z - round;
+  power = low_bits_to_exponent(z);
   V r = fma(n, V::set(-K::kLn2High), t);
   r = fma(n, V::set(-K::kLn2Low), r);
   V q = V::set(K::q(0));
@@ -68,13 +76,23 @@ FASTRNN_HD V reduced_expm1(V t, V& n) {
   return fma(r * r, q, r);
 }
 
-// e^-|x|
+// expm1(t) for t <= 0
+template <class V>
+FASTRNN_HD V expm1_of_negative(V t) {
+  using K = ExpConstants<V>;
+  V two_n;
+  const V p = reduced_expm1<0>(maximum(V::set(-2 * K::kTanhOne), t), two_n);
+  return fma(two_n, p, two_n - V::set(1));
+}
+
+// e^-|x|, by way of 2^64 e^-|x|, which is a normal number where the result is not
 template <class V>
 FASTRNN_HD V exp_minus_abs(V x) {
   using K = ExpConstants<V>;
-  V n;
-  const V p = reduced_expm1(maximum(V::set(K::kExpLowest), copysign(x, V::set(-1))), n);
-  return scale(V::set(1) + p, n);
+  V power;
+  const V p = reduced_expm1<64>(maximum(V::set(K::kExpLowest), copysign(x, V::set(-1))), power);
+  const V down = V::set(K::kDown);
+  return fma(p, down, down) * power;
 }
 
 // 1 / (1 + e^-x), through e^-|x| so that nothing overflows and small results keep their relative
@@ -89,13 +107,7 @@ FASTRNN_HD V sigmoid(V x) {
 // -expm1(-2|x|) / (2 + expm1(-2|x|)), with the sign of x
 template <class V>
 FASTRNN_HD V tanh(V x) {
-  using K = ExpConstants<V>;
-  const V one = V::set(1);
-  const V t = minimum(V::set(K::kTanhOne), abs(x)) * V::set(-2);
-  V n;
-  const V p = reduced_expm1(t, n);
-  const V two_n = scale(one, n);
-  const V expm1 = fma(two_n, p, two_n - one);
+  const V expm1 = expm1_of_negative(abs(x) * V::set(-2));
   return copysign(quotient(expm1, V::set(2) + expm1), x);
 }
 

@@ -1,7 +1,9 @@
 // One lane: the V that math.hpp and the cells are instantiated with on the device.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "device.cuh"
 
@@ -45,10 +47,6 @@ FASTRNN_HD Vec<T> maximum(Vec<T> a, Vec<T> b) {
   return a.v > b.v ? a : b;
 }
 template <class T>
-FASTRNN_HD Vec<T> round(Vec<T> a) {
-  return {std::rint(a.v)};
-}
-template <class T>
 FASTRNN_HD Vec<T> abs(Vec<T> a) {
   return {std::fabs(a.v)};
 }
@@ -56,10 +54,13 @@ template <class T>
 FASTRNN_HD Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
   return {std::copysign(magnitude.v, sign.v)};
 }
-// a NaN in n has made a a NaN
 template <class T>
-FASTRNN_HD Vec<T> scale(Vec<T> a, Vec<T> n) {
-  return {std::ldexp(a.v, n.v == n.v ? static_cast<int>(n.v) : 0)};
+FASTRNN_HD Vec<T> low_bits_to_exponent(Vec<T> z) {
+  if constexpr (sizeof(T) == 4) {
+    return {std::bit_cast<float>(std::bit_cast<uint32_t>(z.v) << 23)};
+  } else {
+    return {std::bit_cast<double>(std::bit_cast<uint64_t>(z.v) << 52)};
+  }
 }
 template <class T>
 FASTRNN_HD bool less(Vec<T> a, Vec<T> b) {

@@ -11,6 +11,7 @@
 // any number of them.
 #pragma once
 
+#include "cpu/bundle.hpp"
 #include "cpu/gemm.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/sequence.hpp"
@@ -267,32 +268,45 @@ class Backward {
     const T* c_prev = S == 2 ? seq_.previous<T>(f_.c, f_.c0, row, s) : nullptr;
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
-    for (int64_t j = range.first; j < range.last; ++j) {
-      const V zero = V::set(0);
-      V prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
-      dcurr[0] = V::load(product + j * kLanes) + V::load(dh_row + j * kLanes);
-      if (dy) dcurr[0] = dcurr[0] + load_block(dy, j, H);
-      if (S == 2) dcurr[1] = V::load(dc_row + j * kLanes);
+    const auto blocks = [&]<int N>(int64_t j) {
+      using W = Bundle<V, N>;
+      const auto load = [&](const T* panel) {
+        return W::of([&](int i) { return V::load(panel + (j + i) * kLanes); });
+      };
+      const auto load_row = [&](const T* row) {
+        return W::of([&](int i) { return load_block(row, j + i, H); });
+      };
+      const W zero = W::set(0);
+      W prev[2], curr[2], saved[R > 0 ? R : 1], dcurr[2], gradients[D], dprev[2];
+      dcurr[0] = load(product) + load(dh_row);
+      if (dy) dcurr[0] = dcurr[0] + load_row(dy);
+      if (S == 2) dcurr[1] = load(dc_row);
       if (masked) {
         for (int d = 0; d < D; ++d) gradients[d] = zero;
         dprev[0] = dcurr[0];
         if (S == 2) dprev[1] = dcurr[1];
       } else {
-        prev[0] = h_prev ? load_block(h_prev, j, H) : zero;
-        curr[0] = load_block(h, j, H);
+        prev[0] = h_prev ? load_row(h_prev) : zero;
+        curr[0] = load_row(h);
         if (S == 2) {
-          prev[1] = c_prev ? load_block(c_prev, j, H) : zero;
-          curr[1] = load_block(c, j, H);
+          prev[1] = c_prev ? load_row(c_prev) : zero;
+          curr[1] = load_row(c);
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < R; ++i) saved[i] = load_block(reserve + i * H, j, H);
-        Cell::backward(prev, curr, saved, dcurr, gradients, dprev);
+        for (int k = 0; k < R; ++k) saved[k] = load_row(reserve + k * H);
+        C<W>::backward(prev, curr, saved, dcurr, gradients, dprev);
       }
 #pragma GCC unroll 4
-      for (int d = 0; d < D; ++d) store_gradient(d, s, row, begin, j, gradients[d]);
-      dprev[0].store(dh_row + j * kLanes);
-      if (S == 2) dprev[1].store(dc_row + j * kLanes);
-    }
+      for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+        for (int d = 0; d < D; ++d) store_gradient(d, s, row, begin, j + i, gradients[d].v[i]);
+        dprev[0].v[i].store(dh_row + (j + i) * kLanes);
+        if (S == 2) dprev[1].v[i].store(dc_row + (j + i) * kLanes);
+      }
+    };
+    int64_t j = range.first;
+    for (; j + 2 <= range.last; j += 2) blocks.template operator()<2>(j);
+    if (j < range.last) blocks.template operator()<1>(j);
   }
 
   // the second product of a cell whose late gates act on an operand that the early ones scaled

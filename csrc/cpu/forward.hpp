@@ -8,6 +8,7 @@
 // barrier.
 #pragma once
 
+#include "cpu/bundle.hpp"
 #include "cpu/gemm.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/sequence.hpp"
@@ -232,13 +233,24 @@ class Forward {
       for_each_tile<L>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
         const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, sums);
         if (!tile.last_piece) return;
+        Block blocks[kAccumulators / L];
+        int n = 0;
         for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
           for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += L * kLanes) {
             const int64_t at = r * width_ + j * kLanes;
-            finish_block(outputs[r], j, gx + (r * blocks_ + j) * G * kLanes, gh, h + at,
-                         h_next + at, S == 2 ? c + at : nullptr);
+            blocks[n++] = {outputs + r,
+                           j,
+                           gx + (r * blocks_ + j) * G * kLanes,
+                           gh,
+                           h + at,
+                           h_next + at,
+                           S == 2 ? c + at : nullptr};
           }
         }
+        const Block* block = blocks;
+        for (; n >= 3 && n != 4; n -= 3, block += 3) finish<3>(block);
+        for (; n >= 2; n -= 2, block += 2) finish<2>(block);
+        if (n == 1) finish<1>(block);
       });
     });
   }
@@ -260,33 +272,47 @@ class Forward {
             seq_.masked(row, s)};
   }
 
-  // the cell on V units of a row: block j
-  void finish_block(const Outputs& to, int64_t j, const T* gx, const T* gh, const T* h, T* h_next,
-                    T* c) const {
-    const int64_t H = seq_.H;
-    V x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
+  // V units of a row: block j, what the cell gets and where its states go
+  struct Block {
+    const Outputs* to;
+    int64_t j;
+    const T *gx, *gh, *h;
+    T *h_next, *c;
+  };
+
+  // the cell on N blocks at once
+  template <int N>
+  void finish(const Block* blocks) const {
+    using W = Bundle<V, N>;
+    W x_gates[G], h_gates[L], prev[2], curr[2], saved[R > 0 ? R : 1];
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) x_gates[g] = V::load(gx + g * kLanes);
+    for (int g = 0; g < G; ++g)
+      x_gates[g] = W::of([&](int i) { return V::load(blocks[i].gx + g * kLanes); });
 #pragma GCC unroll 4
-    for (int g = 0; g < L; ++g) h_gates[g] = V::load(gh + g * kLanes);
-    prev[0] = V::load(h);
-    if (S == 2) prev[1] = V::load(c);
-    Cell::forward(x_gates, h_gates, prev, curr, saved);
-    if (to.masked) {
-      curr[0] = prev[0];
-      if (S == 2) curr[1] = prev[1];
-    }
-    curr[0].store(h_next);
-    store_block(to.y, j, H, curr[0]);
-    if (to.h_n) store_block(to.h_n, j, H, curr[0]);
-    if (S == 2) {
-      curr[1].store(c);
-      if (to.c) store_block(to.c, j, H, curr[1]);
-      if (to.c_n) store_block(to.c_n, j, H, curr[1]);
-    }
-    if (to.reserve) {
+    for (int g = 0; g < L; ++g)
+      h_gates[g] = W::of([&](int i) { return V::load(blocks[i].gh + g * kLanes); });
+    prev[0] = W::of([&](int i) { return V::load(blocks[i].h); });
+    if (S == 2) prev[1] = W::of([&](int i) { return V::load(blocks[i].c); });
+    C<W>::forward(x_gates, h_gates, prev, curr, saved);
 #pragma GCC unroll 4
-      for (int i = 0; i < R; ++i) store_block(to.reserve + i * H, j, H, saved[i]);
+    for (int i = 0; i < N; ++i) {
+      const Block& b = blocks[i];
+      const Outputs& to = *b.to;
+      const int64_t H = seq_.H;
+      const V h = to.masked ? prev[0].v[i] : curr[0].v[i];
+      h.store(b.h_next);
+      store_block(to.y, b.j, H, h);
+      if (to.h_n) store_block(to.h_n, b.j, H, h);
+      if (S == 2) {
+        const V c = to.masked ? prev[1].v[i] : curr[1].v[i];
+        c.store(b.c);
+        if (to.c) store_block(to.c, b.j, H, c);
+        if (to.c_n) store_block(to.c_n, b.j, H, c);
+      }
+      if (to.reserve) {
+#pragma GCC unroll 4
+        for (int k = 0; k < R; ++k) store_block(to.reserve + k * H, b.j, H, saved[k].v[i]);
+      }
     }
   }
 

@@ -52,10 +52,7 @@ __attribute__((noinline)) Gate<V> activate(const Activation& f, V a) {
       return {value, select(less(zero, y), select(less(y, one), alpha, zero), zero)};
     }
     case Function::kElu: {
-      V n;
-      const V t = minimum(zero, a);
-      const V p = reduced_expm1(maximum(V::set(ExpConstants<V>::kExpLowest), t), n);
-      const V two_n = scale(one, n), expm1 = fma(two_n, p, two_n - one);
+      const V expm1 = expm1_of_negative(minimum(zero, a));
       return {select(less(a, zero), alpha * expm1, a),
               select(less(a, zero), alpha * (expm1 + one), one)};
     }

@@ -40,22 +40,13 @@ inline Float operator/(Float a, Float b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Float fma(Float a, Float b, Float c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Float minimum(Float a, Float b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Float maximum(Float a, Float b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline Float round(Float a) {
-  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 inline Float abs(Float a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Float copysign(Float a, Float s) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_or_ps(_mm256_and_ps(sign, s.v), _mm256_andnot_ps(sign, a.v))};
 }
-// 2^n in two factors, so that results from subnormal to infinity come out right
-inline Float power_of_two(__m256i n) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23))};
-}
-inline Float scale(Float a, Float n) {
-  const __m256i i = _mm256_cvtps_epi32(n.v);
-  const __m256i half = _mm256_srai_epi32(i, 1);
-  return a * power_of_two(half) * power_of_two(_mm256_sub_epi32(i, half));
+inline Float low_bits_to_exponent(Float z) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v), 23))};
 }
 inline __m256 less(Float a, Float b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
 inline Float select(__m256 m, Float yes, Float no) { return {_mm256_blendv_ps(no.v, yes.v, m)}; }
@@ -94,22 +85,13 @@ inline Double operator/(Double a, Double b) { return {_mm256_div_pd(a.v, b.v)}; 
 inline Double fma(Double a, Double b, Double c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 inline Double minimum(Double a, Double b) { return {_mm256_min_pd(a.v, b.v)}; }
 inline Double maximum(Double a, Double b) { return {_mm256_max_pd(a.v, b.v)}; }
-inline Double round(Double a) {
-  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 inline Double abs(Double a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
 inline Double copysign(Double a, Double s) {
   const __m256d sign = _mm256_set1_pd(-0.0);
   return {_mm256_or_pd(_mm256_and_pd(sign, s.v), _mm256_andnot_pd(sign, a.v))};
 }
-inline Double power_of_two(__m128i n) {
-  const __m256i biased = _mm256_cvtepi32_epi64(_mm_add_epi32(n, _mm_set1_epi32(1023)));
-  return {_mm256_castsi256_pd(_mm256_slli_epi64(biased, 52))};
-}
-inline Double scale(Double a, Double n) {
-  const __m128i i = _mm256_cvtpd_epi32(n.v);
-  const __m128i half = _mm_srai_epi32(i, 1);
-  return a * power_of_two(half) * power_of_two(_mm_sub_epi32(i, half));
+inline Double low_bits_to_exponent(Double z) {
+  return {_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v), 52))};
 }
 inline __m256d less(Double a, Double b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ); }
 inline Double select(__m256d m, Double yes, Double no) {

@@ -1,5 +1,4 @@
-// AVX-512: 32 registers of 16 floats or 8 doubles; scalef gives correctly rounded subnormals; masks
-// load tails.
+// AVX-512: 32 registers of 16 floats or 8 doubles; masks load tails.
 #pragma once
 
 #include <immintrin.h>
@@ -41,15 +40,14 @@ inline Float operator/(Float a, Float b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Float fma(Float a, Float b, Float c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Float minimum(Float a, Float b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Float maximum(Float a, Float b) { return {_mm512_max_ps(a.v, b.v)}; }
-inline Float round(Float a) {
-  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 inline Float abs(Float a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
 inline Float copysign(Float a, Float s) {
   return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(
       _mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(s.v), _mm512_castps_si512(a.v), 0xCA))};
 }
-inline Float scale(Float a, Float n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline Float low_bits_to_exponent(Float z) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v), 23))};
+}
 inline __mmask16 less(Float a, Float b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Float select(__mmask16 m, Float yes, Float no) {
   return {_mm512_mask_blend_ps(m, no.v, yes.v)};
@@ -96,15 +94,14 @@ inline Double operator/(Double a, Double b) { return {_mm512_div_pd(a.v, b.v)}; 
 inline Double fma(Double a, Double b, Double c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 inline Double minimum(Double a, Double b) { return {_mm512_min_pd(a.v, b.v)}; }
 inline Double maximum(Double a, Double b) { return {_mm512_max_pd(a.v, b.v)}; }
-inline Double round(Double a) {
-  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 inline Double abs(Double a) { return {_mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v)}; }
 inline Double copysign(Double a, Double s) {
   return {_mm512_castsi512_pd(_mm512_ternarylogic_epi64(
       _mm512_set1_epi64(INT64_MIN), _mm512_castpd_si512(s.v), _mm512_castpd_si512(a.v), 0xCA))};
 }
-inline Double scale(Double a, Double n) { return {_mm512_scalef_pd(a.v, n.v)}; }
+inline Double low_bits_to_exponent(Double z) {
+  return {_mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v), 52))};
+}
 inline __mmask8 less(Double a, Double b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Double select(__mmask8 m, Double yes, Double no) {
   return {_mm512_mask_blend_pd(m, no.v, yes.v)};

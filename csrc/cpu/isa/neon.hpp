@@ -42,17 +42,10 @@ inline Float operator/(Float a, Float b) { return {vdivq_f32(a.v, b.v)}; }
 inline Float fma(Float a, Float b, Float c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline Float minimum(Float a, Float b) { return {vminq_f32(a.v, b.v)}; }
 inline Float maximum(Float a, Float b) { return {vmaxq_f32(a.v, b.v)}; }
-inline Float round(Float a) { return {vrndnq_f32(a.v)}; }
 inline Float abs(Float a) { return {vabsq_f32(a.v)}; }
 inline Float copysign(Float a, Float s) { return {vbslq_f32(vdupq_n_u32(0x80000000u), s.v, a.v)}; }
-// 2^n in two factors, so that results from subnormal to infinity come out right
-inline Float power_of_two(int32x4_t n) {
-  return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23))};
-}
-inline Float scale(Float a, Float n) {
-  const int32x4_t i = vcvtnq_s32_f32(n.v);
-  const int32x4_t half = vshrq_n_s32(i, 1);
-  return a * power_of_two(half) * power_of_two(vsubq_s32(i, half));
+inline Float low_bits_to_exponent(Float z) {
+  return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v), 23))};
 }
 inline uint32x4_t less(Float a, Float b) { return vcltq_f32(a.v, b.v); }
 inline Float select(uint32x4_t m, Float yes, Float no) { return {vbslq_f32(m, yes.v, no.v)}; }
@@ -85,18 +78,12 @@ inline Double operator/(Double a, Double b) { return {vdivq_f64(a.v, b.v)}; }
 inline Double fma(Double a, Double b, Double c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
 inline Double minimum(Double a, Double b) { return {vminq_f64(a.v, b.v)}; }
 inline Double maximum(Double a, Double b) { return {vmaxq_f64(a.v, b.v)}; }
-inline Double round(Double a) { return {vrndnq_f64(a.v)}; }
 inline Double abs(Double a) { return {vabsq_f64(a.v)}; }
 inline Double copysign(Double a, Double s) {
   return {vbslq_f64(vdupq_n_u64(0x8000000000000000u), s.v, a.v)};
 }
-inline Double power_of_two(int64x2_t n) {
-  return {vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(n, vdupq_n_s64(1023)), 52))};
-}
-inline Double scale(Double a, Double n) {
-  const int64x2_t i = vcvtnq_s64_f64(n.v);
-  const int64x2_t half = vshrq_n_s64(i, 1);
-  return a * power_of_two(half) * power_of_two(vsubq_s64(i, half));
+inline Double low_bits_to_exponent(Double z) {
+  return {vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v), 52))};
 }
 inline uint64x2_t less(Double a, Double b) { return vcltq_f64(a.v, b.v); }
 inline Double select(uint64x2_t m, Double yes, Double no) { return {vbslq_f64(m, yes.v, no.v)}; }

@@ -69,13 +69,6 @@ template <class T>
 inline Vec<T> maximum(Vec<T> a, Vec<T> b) {
   return a.v > b.v ? a : b;
 }
-// Adding and taking away 1.5 * 2^mantissa rounds to the nearest integer; |a| stays far below that
-// here.
-template <class T>
-inline Vec<T> round(Vec<T> a) {
-  constexpr T kMagic = static_cast<T>(3LL << (Bits<T>::kMantissa - 1));
-  return {(a.v + kMagic) - kMagic};
-}
 template <class T>
 inline Vec<T> copysign(Vec<T> a, Vec<T> s) {
   if constexpr (sizeof(T) == 4) {
@@ -89,18 +82,10 @@ inline Vec<T> abs(Vec<T> a) {
   return copysign(a, Vec<T>{T(1)});
 }
 template <class T>
-inline T power_of_two(int n) {
+inline Vec<T> low_bits_to_exponent(Vec<T> z) {
   using Integer = typename Bits<T>::Integer;
-  return __builtin_bit_cast(
-      T, static_cast<Integer>(static_cast<Integer>(n + Bits<T>::kBias) << Bits<T>::kMantissa));
-}
-// 2^n in two factors, so that results from subnormal to infinity come out right; a NaN in n has
-// made a a NaN
-template <class T>
-inline Vec<T> scale(Vec<T> a, Vec<T> n) {
-  const int i = n.v == n.v ? static_cast<int>(n.v) : 0;
-  const int half = i >> 1;
-  return {a.v * power_of_two<T>(half) * power_of_two<T>(i - half)};
+  return {__builtin_bit_cast(
+      T, static_cast<Integer>(__builtin_bit_cast(Integer, z.v) << Bits<T>::kMantissa))};
 }
 template <class T>
 inline bool less(Vec<T> a, Vec<T> b) {
