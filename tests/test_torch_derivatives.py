@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import fastrnn.torch
 from fastrnn.torch.formula import layer as formula_layer
 from fastrnn.torch.layer import layer
+from fastrnn.torch.spec import Inputs, Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward_ad itself
 
@@ -32,8 +33,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "packed": {"bidirectional": True},
     "marks": {"bidirectional": True},
     "projected": {"num_layers": 2, "bidirectional": True, "proj_size": 2},
+    "peephole": {"bidirectional": True, "peephole": True},
+    "coupled": {"coupled": True, "peephole": True},
+    "clip": {"clip": 0.6},
+    "cell_clip": {"cell_clip": 0.1},
+    "layer_norm": {"bidirectional": True, "layer_norm": "output"},
+    "layer_norm_state": {"layer_norm": "state", "bias": False},
+    "zoneout": {"num_layers": 2, "zoneout": 0.4},
+    "recurrent_dropout": {"bidirectional": True, "recurrent_dropout": 0.4},
+    "weight_dropout": {"weight_dropout": 0.4},
+    "activations": {},
+    "recompute": {"num_layers": 2, "bidirectional": True, "recompute": True},
+    "everything": {
+        **{"num_layers": 2, "bidirectional": True, "layer_norm": "output", "clip": 2.0},
+        **{"zoneout": 0.2, "recurrent_dropout": 0.2, "weight_dropout": 0.2},
+    },
 }
-CASES = [(c, o) for o in OPTIONS for c in CELLS if o != "projected" or c == "lstm"]
+FOR = {"activations": ["lstm", "gru", "rnn_tanh"], "recompute": ["gru", "rnn_tanh"]}
+for option in ("projected", "peephole", "coupled", "cell_clip", "layer_norm_state"):
+    FOR[option] = ["lstm"]
+for option in ("clip", "weight_dropout"):
+    FOR[option] = ["lstm", "gru_reset_before"]
+for option in ("layer_norm", "zoneout", "recurrent_dropout"):
+    FOR[option] = ["lstm", "gru"]
+CASES = [(c, o) for o in OPTIONS for c in FOR.get(o, CELLS)]
+# the formula draws masks slowly, and forward mode calls it for each of many points
+TWO = [(c, o) for c, o in CASES if o not in ("recompute", "everything")]
+ACTIVATIONS = (("scaledtanh", 0.9, 0.7), "softsign", ("affine", 0.8, 0.1), "softplus", "sigmoid")
 T, B, I, H = 4, 3, 2, 3
 
 
@@ -51,7 +77,10 @@ def make(cell: str, **options: Any) -> torch.nn.Module:
 
 def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Tensor, ...]]:
     """A function of x, the initial state and the parameters, and a point."""
-    module = make(cell, **OPTIONS[option])
+    if option == "activations":
+        module = make(cell, activations=ACTIVATIONS[: {"lstm": 5, "rnn_tanh": 1}.get(cell, 3)])
+    else:
+        module = make(cell, **OPTIONS[option])
     names = [name for name, _ in module.named_parameters()]
     rows = module.num_layers * (2 if module.bidirectional else 1)
     x = torch.randn((B, T, I) if option == "batch_first" else (T, B, I), dtype=torch.float64)
@@ -77,6 +106,7 @@ def problem(cell: str, option: str) -> tuple[Callable[..., Any], tuple[torch.Ten
         hx = rest[: len(states)] if cell == "lstm" else rest[0]
         weights = dict(zip(names, rest[len(states) :], strict=True))
         inputs = x if packed is None else PackedSequence(x, *packed[1:])
+        torch.manual_seed(1)  # the same masks in every call
         return tuple(tensors(torch.func.functional_call(module, weights, (inputs, hx), marks)))
 
     values = [x, *states, *(p.detach() for p in module.parameters())]
@@ -89,14 +119,14 @@ def test_gradients_are_those_of_finite_differences(cell: str, option: str) -> No
     assert gradcheck(function, point, fast_mode=True)
 
 
-@pytest.mark.parametrize(("cell", "option"), CASES)
+@pytest.mark.parametrize(("cell", "option"), TWO)
 def test_second_derivatives_are_those_of_finite_differences(cell: str, option: str) -> None:
     """torch.nn on a GPU: not implemented for cuDNN's RNNs (WGAN-GP, meta-learning)."""
     function, point = problem(cell, option)
     assert gradgradcheck(function, point, fast_mode=True)
 
 
-@pytest.mark.parametrize(("cell", "option"), CASES)
+@pytest.mark.parametrize(("cell", "option"), TWO)
 def test_forward_mode_is_that_of_finite_differences(cell: str, option: str) -> None:
     """torch.nn.LSTM on the CPU has no forward mode."""
     function, point = problem(cell, option)
@@ -235,16 +265,10 @@ def test_cells_are_differentiable_in_every_way(name: str) -> None:
 
 
 def test_formula_and_core_agree_under_autocast() -> None:
-    arguments = (
-        "lstm",
-        False,
-        False,
-        torch.randn(T, B, I),
-        list(make("lstm").float().parameters()),
-    )
+    inputs = Inputs(torch.randn(T, B, I), list(make("lstm").float().parameters()))
     with torch.autocast("cpu", torch.bfloat16):
-        results = formula_layer(*arguments)
-        expected = layer(*arguments)
+        results = formula_layer(Spec("lstm"), inputs)
+        expected = layer(Spec("lstm"), inputs)
     for got, want in zip(results, expected, strict=True):
         assert got.dtype is torch.float32
         torch.testing.assert_close(got, want)

@@ -12,42 +12,55 @@ from torch.export import Dim
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn.torch
+from fastrnn.torch.spec import Inputs, Spec, as_text, kind_of
 
 CLASSES = ("RNN", "LSTM", "GRU")
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "lstm projected", "gru", "gru_reset_before")
 T, B, I, H = 5, 3, 4, 6
 
 
-def layer_inputs(cell: str, bidirectional: bool, bias: bool, marked: bool) -> tuple[Any, ...]:
+def problem(cell: str, bidirectional: bool, marked: bool, **options: Any) -> tuple[Spec, Inputs]:
     torch.manual_seed(0)
     cell, *projected = cell.split()
-    D, G, P = 1 + bidirectional, fastrnn.torch.formula.GATES[cell], 2 if projected else H
+    D, P, sizes = 1 + bidirectional, 2 if projected else H, (I, H)
+    kind = kind_of(cell, options, proj_size=len(projected) * P, sizes=sizes, directions=D)
 
     def new(*shape: int) -> torch.Tensor:
         return (0.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
 
-    each: list[tuple[int, ...]] = [(G * H, I), (G * H, P), *([(G * H,)] * 2 if bias else [])]
-    each += [(P, H)] if projected else []
-    return (
-        cell,
-        False,
-        bidirectional,
+    spec = Spec(cell, False, bidirectional, as_text(options))
+    return spec, Inputs(
         new(T, B, I),
-        [new(*shape) for _ in range(D) for shape in each],
+        [new(*shape) for _, shape in kind.shapes()],
         new(D, B, P),
-        new(D, B, H) if cell == "lstm" else None,
+        new(D, B, H) if cell.startswith("lstm") else None,
         torch.tensor([T, 0, 2]) if marked else None,
         torch.rand(T, B) > 0.3 if marked else None,
         torch.rand(T, B) > 0.8 if marked else None,
+        torch.tensor(7) if kind.draws else None,
     )
 
 
 @pytest.mark.parametrize("marked", [False, True], ids=["plain", "marks"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_operator_passes_opcheck(cell: str, marked: bool) -> None:
-    torch.library.opcheck(
-        torch.ops.fastrnn.layer.default, (*layer_inputs(cell, True, True, marked), True)
-    )
+    spec, inputs = problem(cell, True, marked)
+    torch.library.opcheck(torch.ops.fastrnn.layer.default, (*spec, *inputs, True))
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("lstm", {"peephole": True, "layer_norm": "state", "recurrent_dropout": 0.3}),
+        ("lstm_coupled", {"coupled": True, "cell_clip": 0.5, "zoneout": 0.3}),
+        ("gru", {"layer_norm": "output", "weight_dropout": 0.3}),
+        ("rnn_tanh", {"activations": ["softsign"], "clip": 0.7}),
+    ],
+    ids=str,
+)
+def test_the_operator_with_options_passes_opcheck(cell: str, options: dict[str, Any]) -> None:
+    spec, inputs = problem(cell, True, True, **options)
+    torch.library.opcheck(torch.ops.fastrnn.layer.default, (*spec, *inputs, True))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -148,20 +161,18 @@ def test_autocast_returns_its_dtype_and_computes_in_float32(name: str, dtype: to
 def test_first_and_second_derivatives_pass_gradcheck(
     cell: str, bidirectional: bool, marked: bool
 ) -> None:
-    *options, x, weights, h0, c0, lengths, mask, reset = layer_inputs(
-        cell, bidirectional, True, marked
-    )
-    states = [s for s in (h0, c0) if s is not None]
+    spec, inputs = problem(cell, bidirectional, marked)
+    states = [s for s in (inputs.h0, inputs.c0) if s is not None]
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, *rest = tensors
-        given, w = rest[: len(states)], rest[len(states) :]
-        pair = (*given, None)[:2]
-        return fastrnn.torch.layer.layer(*options, x, w, *pair, lengths, mask, reset)
+        h0, c0 = (*rest[: len(states)], None)[:2]
+        given = inputs._replace(x=x, weights=rest[len(states) :], h0=h0, c0=c0)
+        return fastrnn.torch.layer.layer(spec, given)
 
-    inputs = (x, *states, *weights)
-    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+    point = (inputs.x, *states, *inputs.weights)
+    assert torch.autograd.gradcheck(run, point, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, point, fast_mode=True)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")

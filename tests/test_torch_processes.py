@@ -35,17 +35,15 @@ def test_the_number_of_threads_is_that_of_torch(
     monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
     used = []
-    for name, at in (
-        ("layer_forward", 3),
-        ("layer_backward", 3),
-        ("stack_forward", 3),
-        ("cell_step", 1),
-    ):
-        original = getattr(_core, name)
+    for name in ("forward", "backward", "stack", "step"):
+        original = getattr(_core.Plan, name)
         monkeypatch.setattr(
-            _core,
+            _core.Plan,
             name,
-            lambda *a, original=original, at=at: (used.append(a[at]), original(*a))[1],
+            lambda plan, threads, *a, original=original: (
+                used.append(threads),
+                original(plan, threads, *a),
+            )[1],
         )
     module, cell = fastrnn.torch.LSTM(I, H), fastrnn.torch.GRUCell(I, H)
     for threads in (2, 1):

@@ -32,6 +32,19 @@ inline void usual_activations(const CellInfo& cell, Family& f) {
   }
 }
 
+// Values that a step of a row keeps for backward, beside c: the reserve, with a projection the
+// cell's output before it, and what layer norm keeps (cpu/family/norm.hpp).
+struct KeptUnits {
+  int64_t reserve, output, norms;
+  int64_t all() const { return reserve + output + norms; }
+};
+
+inline KeptUnits kept_units(const CellInfo& cell, bool family, bool projected, bool normed,
+                            int64_t units) {
+  const int reserve = family ? std::max(cell.reserve, 1) : cell.reserve;
+  return {reserve * units, projected ? units : 0, normed ? 2 * cell.gates * units + units + 4 : 0};
+}
+
 // `take` holds an array for the call: take(name, object) -> its view
 template <class Take>
 Family family_of(const CellInfo& cell, py::handle settings, const Take& take) {

@@ -11,6 +11,8 @@
 
 #include "bindings/array.hpp"
 #include "bindings/dlpack.hpp"
+#include "bindings/new_tensor.hpp"
+#include "bindings/plan.hpp"
 #include "bindings/weight_cache.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
@@ -18,8 +20,6 @@
 
 namespace fastrnn::bindings {
 namespace {
-
-constexpr int64_t kItemSize[] = {4, 8, 8, 1};  // by DType
 
 std::optional<DType> dtype_of(dlpack::DataType dtype) {
   if (dtype.lanes != 1) return {};
@@ -30,52 +30,9 @@ std::optional<DType> dtype_of(dlpack::DataType dtype) {
   return {};
 }
 
-struct Shape {
-  int rank;
-  int64_t size[kMaxRank];
-};
-
-// Python strings for the names that every call looks up; they live as long as the process.
-struct Names {
-  std::array<PyObject*, WeightCache::kWeights> weights = {
-      PyUnicode_InternFromString("weight_ih"), PyUnicode_InternFromString("weight_hh"),
-      PyUnicode_InternFromString("bias_ih"), PyUnicode_InternFromString("bias_hh")};
-  PyObject* is_neg = PyUnicode_InternFromString("is_neg");
-  PyObject* new_empty = PyUnicode_InternFromString("new_empty");
-};
-
-const Names& names() {
-  static const Names made;
-  return made;
-}
-
-py::object own(PyObject* result) {
-  if (!result) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(result);
-}
-
-// An uninitialised tensor of the dtype of `like`.
-py::object new_tensor(py::handle like, const Shape& shape) {
-  py::tuple sizes(shape.rank);
-  for (int i = 0; i < shape.rank; ++i)
-    PyTuple_SET_ITEM(sizes.ptr(), i, PyLong_FromLongLong(shape.size[i]));
-  return own(PyObject_CallMethodOneArg(like.ptr(), names().new_empty, sizes.ptr()));
-}
-
-// The same of the shape of `like`, which is dense: half the time.
-py::object tensor_like(py::handle like) {
-  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> empty_like;
-  const py::object& function = empty_like
-                                   .call_once_and_store_result([] {
-                                     return py::module_::import("torch").attr("empty_like");
-                                   })
-                                   .get_stored();
-  return own(PyObject_CallOneArg(function.ptr(), like.ptr()));
-}
-
 bool negated(py::handle tensor) {  // DLPack does not tell that the sign is still to be flipped
-  return !tensor.is_none() &&
-         own(PyObject_CallMethodNoArgs(tensor.ptr(), names().is_neg)).ptr() == Py_True;
+  static PyObject* const kIsNeg = PyUnicode_InternFromString("is_neg");
+  return !tensor.is_none() && own(PyObject_CallMethodNoArgs(tensor.ptr(), kIsNeg)).ptr() == Py_True;
 }
 
 // The tensors of a list or a tuple, borrowed.
@@ -93,21 +50,19 @@ Tensors tensors_of(const char* function, const char* name, py::handle sequence) 
 
 // A layer's tensors; `d` is the direction: 0 forward, 1 reverse.
 //   x [T, B, I]  y [T, B, D*P]  dx [D, T, B, I]        T and B swapped with batch_first
-//   h0, h_n [D, B, P]   c0, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, R*H]
-//   weights: w_ih, w_hh (, b_ih, b_hh) (, w_hr), D times
-// P = H without w_hr. With it, reserve is [D, T, B, R*H + H]: first [T, B, R*H], then the cell's
-// output before the projection, [T, B, H].
-// One step has x, dx [B, I], states [B, H], reserve [B, R*H]; its y and c are h_n and c_n.
+//   h0, h_n [D, B, P]   c0, c_n [D, B, H]   c [D, T, B, H]   reserve [D, T, B, kept]
+//   weights: w_ih, w_hh (, b_ih, b_hh) (, w_hr) (, peephole) (, gain_ih, gain_hh (, gain_c,
+//   bias_c)), D times
+// P = H without w_hr. The parts of reserve (KeptUnits) lie one after the other, [T, B, units] each.
+// One step has x, dx [B, I], states [B, H], reserve [B, kept]; its y and c are h_n and c_n.
 struct Layer {
-  const char* function = nullptr;
-  int cell = 0;
-  bool batch_first = false;
+  const char* function;
+  const Plan& plan;
+  int threads;
   bool step = false;
-  int directions = 1;
-  int threads = 1;
-  std::vector<py::object> owners;
+  std::vector<py::object> owners = {};
 
-  const CellInfo& info() const { return *cell_info(cell); }
+  const CellInfo& info() const { return plan.info(); }
 
   Tensor take(const char* name, py::handle object) {
     if (object.is_none()) return {};
@@ -123,8 +78,9 @@ struct Layer {
       return view_of(array, bindings::dtype_of(function, name, array));
     }
     dlpack::Tensor seen;
-    if (api->view(object.ptr(), &seen) != 0) throw py::error_already_set();
-    const std::optional<DType> dtype = dtype_of(seen.dtype);
+    const bool visible = api->view(object.ptr(), &seen) == 0;
+    if (!visible) PyErr_Clear();  // a tensor without memory: meta
+    const std::optional<DType> dtype = visible ? dtype_of(seen.dtype) : std::nullopt;
     if (!dtype || seen.device.type != dlpack::kCPU) {
       throw TypeError(argument(function, name) + " must be on the CPU and float32 or float64");
     }
@@ -174,7 +130,7 @@ struct Layer {
         tensor.shape[i] = tensor.shape[i - 1], tensor.stride[i] = tensor.stride[i - 1];
       tensor.shape[0] = 1, tensor.stride[0] = 0;
       tensor.rank += 1;
-    } else if (batch_first) {
+    } else if (plan.batch_first) {
       swap_first_two(tensor);
     }
     return tensor;
@@ -182,20 +138,20 @@ struct Layer {
 
   Shape sequence_shape(int64_t T, int64_t B, int64_t last) const {
     if (step) return {2, {B, last}};
-    return batch_first ? Shape{3, {B, T, last}} : Shape{3, {T, B, last}};
+    return plan.batch_first ? Shape{3, {B, T, last}} : Shape{3, {T, B, last}};
   }
   Shape state_shape(int64_t B, int64_t H) const {
-    return step ? Shape{2, {B, H}} : Shape{3, {directions, B, H}};
+    return step ? Shape{2, {B, H}} : Shape{3, {plan.directions, B, H}};
   }
   Shape saved_shape(int64_t T, int64_t B, int64_t last) const {
-    return step ? Shape{2, {B, last}} : Shape{4, {directions, T, B, last}};
+    return step ? Shape{2, {B, last}} : Shape{4, {plan.directions, T, B, last}};
   }
 
   // tensor[d], for a tensor whose first axis is the direction
   Tensor at(Tensor tensor, const char* name, int d) const {
     if (!tensor.present || step) return tensor;
-    if (tensor.rank < 2 || tensor.rank > kMaxRank || tensor.shape[0] != directions) {
-      throw ValueError(argument(function, name) + " must have " + std::to_string(directions) +
+    if (tensor.rank < 2 || tensor.rank > kMaxRank || tensor.shape[0] != plan.directions) {
+      throw ValueError(argument(function, name) + " must have " + std::to_string(plan.directions) +
                        " on its first axis");
     }
     tensor.data = static_cast<char*>(tensor.data) +
@@ -221,31 +177,35 @@ struct Layer {
   }
 };
 
-constexpr size_t kMaxWeights = 5;
+constexpr size_t kMaxWeights = 10;
 
 struct Inputs {
   Tensor x, h0, c0, lengths, mask, reset;
   Tensors objects;  // the weights as Python has them
   std::array<Tensor, 2 * kMaxWeights> weights;
   size_t each;  // of a direction
-
-  bool biased() const { return each >= 4; }
-  bool projected() const { return each % 2 == 1; }
+  bool biased, projected;
+  std::array<uint64_t, 2> keys = {};  // of the masks, by direction
+  bool training = false;              // there are masks
 };
 
 void take_weights(Layer& layer, Tensors objects, Inputs& in) {
+  const size_t D = static_cast<size_t>(layer.plan.directions), extras = layer.plan.extras();
   in.objects = objects;
-  const size_t directions = static_cast<size_t>(layer.directions);
-  in.each = objects.count / directions;
-  if (objects.count % directions != 0 || in.each < 2 || in.each > kMaxWeights) {
+  in.each = objects.count / D;
+  const size_t plain = in.each - extras;  // w_ih, w_hh, perhaps b_ih, b_hh, perhaps w_hr
+  if (objects.count % D != 0 || in.each < extras + 2 || plain > 5) {
     throw ValueError(argument(layer.function, "weights") +
-                     " must be w_ih, w_hh and perhaps b_ih, b_hh and w_hr of each direction");
+                     " must be w_ih, w_hh and perhaps b_ih, b_hh and w_hr of each direction, "
+                     "followed by those of its options");
   }
+  in.biased = plain >= 4;
+  in.projected = plain % 2 == 1;
   static const char* const kNames[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
   for (size_t i = 0; i < objects.count; ++i) {
     const size_t number = i % in.each;
-    const bool last = in.projected() && number + 1 == in.each;
-    in.weights[i] = layer.take(last ? "w_hr" : kNames[number], objects.items[i]);
+    const bool named = number + in.projected < plain;
+    in.weights[i] = layer.take(named ? kNames[number] : "weights", objects.items[i]);
   }
 }
 
@@ -258,35 +218,41 @@ Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0) {
   return in;
 }
 
-void take_marks(Layer& layer, py::handle lengths, py::handle mask, py::handle reset, Inputs& in) {
-  in.lengths = layer.unit_last_stride("lengths", layer.take("lengths", lengths));
-  in.mask = layer.take("mask", mask);
-  in.reset = layer.take("reset", reset);
+// The family's tensors and masks in direction d.
+void set_family(const Layer& layer, const Inputs& in, int d, Family& f) {
+  const Plan& plan = layer.plan;
+  if (!plan.family.on && !in.projected) return;
+  f = plan.family;
+  f.on = true;
+  f.training = in.training;
+  f.seed = in.keys[static_cast<size_t>(d)];
+  const Tensor* w = &in.weights[static_cast<size_t>(d + 1) * in.each - plan.extras()];
+  if (in.projected) f.w_hr = w[-1];
+  if (f.peephole.present) f.peephole = *w++;
+  if (plan.norms() >= 2) f.gain_ih = w[0], f.gain_hh = w[1];
+  if (plan.norms() == 4) f.gain_c = w[2], f.bias_c = w[3];
 }
 
 ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   ForwardArgs a;
-  a.cell = layer.cell;
+  a.cell = layer.plan.cell;
   a.reverse = d == 1;
   a.threads = layer.threads;
   a.x = layer.time_major(in.x);
   const Tensor* w = &in.weights[static_cast<size_t>(d) * in.each];
   a.w_ih = w[0];
   a.w_hh = w[1];
-  if (in.biased()) a.b_ih = w[2], a.b_hh = w[3];
-  if (in.projected()) {
-    a.family.on = true;
-    a.family.w_hr = w[in.each - 1];
-  }
+  if (in.biased) a.b_ih = w[2], a.b_hh = w[3];
+  set_family(layer, in, d, a.family);
   a.h0 = layer.at(in.h0, "h0", d);
   a.c0 = layer.at(in.c0, "c0", d);
   a.lengths = in.lengths;
   a.mask = layer.time_major(in.mask);
   a.reset = layer.time_major(in.reset);
   check_forward(layer.function, a,
-                layer.step          ? Layout::kStep
-                : layer.batch_first ? Layout::kBatchFirst
-                                    : Layout::kTimeMajor);
+                layer.step               ? Layout::kStep
+                : layer.plan.batch_first ? Layout::kBatchFirst
+                                         : Layout::kTimeMajor);
   return a;
 }
 
@@ -296,32 +262,31 @@ struct Calls {
   int64_t T, B, H, P;
 
   Calls(const Layer& layer, const Inputs& in) {
-    for (int d = 0; d < layer.directions; ++d)
+    for (int d = 0; d < layer.plan.directions; ++d)
       of[static_cast<size_t>(d)] = forward_args(layer, in, d);
     T = of[0].x.shape[0], B = of[0].x.shape[1], P = of[0].w_hh.shape[1];
-    H = in.projected() ? of[0].family.w_hr.shape[1] : P;
+    H = in.projected ? of[0].family.w_hr.shape[1] : P;
   }
+
+  int64_t products() const { return T * B * of[0].w_ih.shape[0] * (of[0].x.shape[2] + P); }
 };
 
-// Units of what is kept for backward at every step.
-int64_t reserve_of(const Layer& layer, const Inputs& in, const Calls& calls) {
-  return (layer.info().reserve + in.projected()) * calls.H;
-}
-
-void set_reserve(const Layer& layer, const Calls& calls, const Tensor& reserve, ForwardArgs& a) {
-  a.reserve = reserve;
-  if (!reserve.present || !a.family.on) return;
-  const auto part = [&](int64_t before, int64_t units) {
+void set_reserve(const Calls& calls, const KeptUnits& kept, const Tensor& reserve, ForwardArgs& a) {
+  if (!reserve.present) return;
+  int64_t before = 0;
+  const auto part = [&](int64_t units) -> Tensor {
+    if (units == 0) return {};
     Tensor tensor = reserve;
     tensor.data = static_cast<char*>(reserve.data) +
                   calls.T * calls.B * before * kItemSize[static_cast<int>(reserve.dtype)];
     tensor.shape[2] = units;
     tensor.stride[0] = calls.B * units, tensor.stride[1] = units, tensor.stride[2] = 1;
+    before += units;
     return tensor;
   };
-  const int64_t own = layer.info().reserve * calls.H;
-  a.reserve = part(0, own);
-  a.family.output = part(own, calls.H);
+  a.reserve = part(kept.reserve);
+  a.family.output = part(kept.output);
+  a.family.norms = part(kept.norms);
 }
 
 struct Outputs {
@@ -332,21 +297,25 @@ void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
          WeightCache* cache) {
   const KernelTable& backend = find_backend(nullptr);
   const Tensor y = layer.time_major(layer.step ? out.h_n : out.y);
+  const KeptUnits units = layer.plan.kept(calls.H, in.projected);
   std::array<WeightCache::Kept, 2> kept;
-  for (int d = 0; d < layer.directions; ++d) {
+  for (int d = 0; d < layer.plan.directions; ++d) {
     const auto i = static_cast<size_t>(d);
     ForwardArgs& a = calls.of[i];
     a.y = layer.columns(y, calls.P, d);
     a.h_n = layer.at(out.h_n, "h_n", d);
     a.c_n = layer.at(out.c_n, "c_n", d);
     a.c = layer.saved_at(layer.step ? out.c_n : out.c, "c", d);
-    set_reserve(layer, calls, layer.saved_at(out.reserve, "reserve", d), a);
-    if (cache && !in.projected())
-      kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
+    set_reserve(calls, units, layer.saved_at(out.reserve, "reserve", d), a);
+    if (cache && !a.family.on) kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
     if (kept[i]) a.packed = kept[i]->packed.get();
   }
-  const py::gil_scoped_release release;
-  for (int d = 0; d < layer.directions; ++d) forward(backend, calls.of[static_cast<size_t>(d)]);
+  // letting other threads in costs as much as a step of a small layer
+  constexpr int64_t kWorth = 1 << 17;
+  std::optional<py::gil_scoped_release> release;
+  if (calls.products() >= kWorth) release.emplace();
+  for (int d = 0; d < layer.plan.directions; ++d)
+    forward(backend, calls.of[static_cast<size_t>(d)]);
 }
 
 int find_cell(const std::string& name) {
@@ -356,71 +325,84 @@ int find_cell(const std::string& name) {
   throw ValueError("no cell is called '" + name + "'");
 }
 
-Layer new_layer(const char* function, const std::string& cell, bool batch_first, bool bidirectional,
-                int threads) {
-  Layer layer;
-  layer.function = function;
-  layer.cell = find_cell(cell);
-  layer.batch_first = batch_first;
-  layer.directions = bidirectional ? 2 : 1;
-  layer.threads = threads;
-  return layer;
+// `settings` as family_of() reads them, or None; its arrays say only which there are
+Plan make_plan(const std::string& cell, bool batch_first, bool bidirectional, py::handle settings) {
+  Plan plan{find_cell(cell), batch_first, bidirectional ? 2 : 1, {}};
+  plan.family = family_of(plan.info(), settings, [](const char*, py::handle object) {
+    Tensor tensor;
+    tensor.present = !object.is_none();
+    return tensor;
+  });
+  return plan;
+}
+
+// The inputs of fastrnn.torch.spec.Inputs, in its order.
+Inputs take_inputs(Layer& layer, const py::tuple& inputs, py::handle keys) {
+  if (inputs.size() != 8) throw ValueError(argument(layer.function, "inputs") + " must be 8");
+  const py::handle x = inputs[0], weights = inputs[1], h0 = inputs[2], c0 = inputs[3],
+                   lengths = inputs[4], mask = inputs[5], reset = inputs[6];
+  Inputs in = take_inputs(layer, x, h0, c0);
+  in.lengths = layer.unit_last_stride("lengths", layer.take("lengths", lengths));
+  in.mask = layer.take("mask", mask);
+  in.reset = layer.take("reset", reset);
+  take_weights(layer, tensors_of(layer.function, "weights", weights), in);
+  if (!keys.is_none()) {
+    in.training = true;
+    const py::tuple each = py::reinterpret_borrow<py::tuple>(keys);
+    for (size_t d = 0; d < each.size() && d < in.keys.size(); ++d)
+      in.keys[d] = py::cast<uint64_t>(each[d]);
+  }
+  return in;
 }
 
 // -> (y, h_n, c_n, c, reserve), None for what there is not
-py::tuple layer_forward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
-                        py::handle x, py::handle weights, py::handle h0, py::handle c0,
-                        py::handle lengths, py::handle mask, py::handle reset, bool save,
-                        bool filled, WeightCache* cache) {
-  Layer layer = new_layer("layer_forward", cell, batch_first, bidirectional, threads);
-  Inputs in = take_inputs(layer, x, h0, c0);
-  take_marks(layer, lengths, mask, reset, in);
-  take_weights(layer, tensors_of(layer.function, "weights", weights), in);
+py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
+                        bool save, bool filled, WeightCache* cache) {
+  Layer layer{"layer_forward", plan, threads};
+  const Inputs in = take_inputs(layer, inputs, keys);
   Calls calls(layer, in);
-  const int64_t T = calls.T, B = calls.B, H = calls.H, P = calls.P;
-  const int64_t kept = reserve_of(layer, in, calls);
-  const CellInfo& info = layer.info();
-  const bool has_c = info.states == 2;
+  const int64_t T = calls.T, B = calls.B, H = calls.H, P = calls.P, D = plan.directions;
+  const int64_t kept = plan.kept(H, in.projected).all();
+  const DType dtype = in.x.dtype;
+  const bool has_c = layer.info().states == 2;
 
+  const py::handle x = inputs[0];
   py::object y = py::none(), c_n = py::none(), c = py::none(), reserve = py::none();
-  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, layer.directions * P));
-  const py::object h_n = new_tensor(x, layer.state_shape(B, P));
-  if (has_c) c_n = P == H ? tensor_like(h_n) : new_tensor(x, layer.state_shape(B, H));
-  if (has_c && save && !layer.step) c = new_tensor(x, layer.saved_shape(T, B, H));
-  if (kept > 0 && save) reserve = new_tensor(x, layer.saved_shape(T, B, kept));
+  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, D * P), dtype);
+  const py::object h_n = new_tensor(x, layer.state_shape(B, P), dtype);
+  if (has_c) c_n = new_tensor(x, layer.state_shape(B, H), dtype);
+  if (has_c && save && !layer.step) c = new_tensor(x, layer.saved_shape(T, B, H), dtype);
+  if (kept > 0 && save) reserve = new_tensor(x, layer.saved_shape(T, B, kept), dtype);
   const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
                        layer.take("c", c), layer.take("reserve", reserve)};
   if (filled && out.reserve.present) {
-    const int64_t count = layer.directions * T * B * kept;
     std::memset(out.reserve.data, 0,
-                static_cast<size_t>(count * kItemSize[static_cast<int>(in.x.dtype)]));
+                static_cast<size_t>(D * T * B * kept * kItemSize[static_cast<int>(dtype)]));
   }
   run(layer, in, calls, out, cache);
   return py::make_tuple(y, h_n, c_n, c, reserve);
 }
 
 // -> [dx, dh0, dc0, *dweights], None for what is not wanted; dx [D, T, B, I] for two directions
-py::list layer_backward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
-                        py::handle x, py::handle weights, py::handle h0, py::handle c0,
-                        py::handle lengths, py::handle mask, py::handle reset, py::handle y,
-                        py::handle c, py::handle reserve, py::handle dy, py::handle dh_n,
-                        py::handle dc_n, const std::vector<bool>& wanted) {
-  Layer layer = new_layer("layer_backward", cell, batch_first, bidirectional, threads);
-  Inputs in = take_inputs(layer, x, h0, c0);
-  take_marks(layer, lengths, mask, reset, in);
-  take_weights(layer, tensors_of(layer.function, "weights", weights), in);
+py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
+                        py::handle y, py::handle c, py::handle reserve, py::handle dy,
+                        py::handle dh_n, py::handle dc_n, const std::vector<bool>& wanted) {
+  Layer layer{"layer_backward", plan, threads};
+  const Inputs in = take_inputs(layer, inputs, keys);
   Calls calls(layer, in);
-  const int64_t D = layer.directions, T = calls.T, B = calls.B, I = in.x.shape[in.x.rank - 1],
-                H = calls.H, P = calls.P, kept = reserve_of(layer, in, calls);
-  const CellInfo& info = layer.info();
+  const KeptUnits kept = plan.kept(calls.H, in.projected);
+  const int64_t D = plan.directions, T = calls.T, B = calls.B, I = in.x.shape[in.x.rank - 1],
+                H = calls.H, P = calls.P;
   const DType dtype = in.x.dtype;
   if (wanted.size() != 3 + in.objects.count)
     throw ValueError(argument(layer.function, "wanted") + " must be of x, h0, c0 and the weights");
 
   const Tensor y_ = layer.time_major(layer.take("y", y, layer.sequence_shape(T, B, D * P), dtype));
   const Tensor c_ = layer.take("c", c, layer.saved_shape(T, B, H), dtype);
-  const Tensor reserve_ = layer.take("reserve", reserve, layer.saved_shape(T, B, kept), dtype);
-  if (!y_.present || (info.states == 2) != c_.present || (kept > 0 && !reserve_.present)) {
+  const Tensor reserve_ =
+      layer.take("reserve", reserve, layer.saved_shape(T, B, kept.all()), dtype);
+  if (!y_.present || (layer.info().states == 2) != c_.present ||
+      (kept.all() > 0 && !reserve_.present)) {
     throw ValueError("layer_backward: y, c or reserve is missing");
   }
   const Tensor dy_ = layer.time_major(layer.unit_last_stride("dy", layer.take("dy", dy)));
@@ -431,12 +413,11 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   const Tensor dc_n_ = layer.unit_last_stride("dc_n", layer.take("dc_n", dc_n));
 
   py::list gradients(wanted.size());
+  const py::handle x = inputs[0];
   const auto gradient = [&](size_t i, const Shape& shape) -> Tensor {
-    if (!wanted[i]) return {};
-    gradients[i] = new_tensor(x, shape);
+    gradients[i] = wanted[i] ? new_tensor(x, shape, dtype) : py::none();
     return layer.take("gradient", gradients[i]);
   };
-  for (size_t i = 0; i < wanted.size(); ++i) gradients[i] = py::none();
   const bool two_dx = D == 2;
   Shape dx_shape = layer.sequence_shape(T, B, I);
   if (two_dx) dx_shape = {4, {D, dx_shape.size[0], dx_shape.size[1], I}};
@@ -445,25 +426,28 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   const Tensor dc0_ = gradient(2, layer.state_shape(B, H));
 
   std::array<BackwardArgs, 2> backward_calls;
-  const int64_t GH = info.gates * H;
-  for (int d = 0; d < layer.directions; ++d) {
+  for (int d = 0; d < plan.directions; ++d) {
     BackwardArgs& a = backward_calls[static_cast<size_t>(d)];
     a.forward = calls.of[static_cast<size_t>(d)];
     a.forward.y = layer.columns(y_, P, d);
     a.forward.c = layer.saved_at(c_, "c", d);
-    set_reserve(layer, calls, layer.saved_at(reserve_, "reserve", d), a.forward);
+    set_reserve(calls, kept, layer.saved_at(reserve_, "reserve", d), a.forward);
     a.dy = layer.columns(dy_, P, d);
     a.dh_n = layer.at(dh_n_, "dh_n", d);
     a.dc_n = layer.at(dc_n_, "dc_n", d);
-    check_backward(layer.function, a, batch_first ? Layout::kBatchFirst : Layout::kTimeMajor);
-    const size_t w = 3 + static_cast<size_t>(d) * in.each;
-    a.dw_ih = gradient(w, {2, {GH, I}});
-    a.dw_hh = gradient(w + 1, {2, {GH, P}});
-    if (in.projected()) a.dw_hr = gradient(w + in.each - 1, {2, {P, H}});
-    if (in.biased()) {
-      a.db_ih = gradient(w + 2, {1, {GH}});
-      a.db_hh = gradient(w + 3, {1, {GH}});
-    }
+    check_backward(layer.function, a, plan.batch_first ? Layout::kBatchFirst : Layout::kTimeMajor);
+    size_t i = static_cast<size_t>(d) * in.each;
+    const auto next = [&] {  // of the next weight
+      const Tensor& w = in.weights[i];
+      return gradient(3 + i++, {w.rank, {w.shape[0], w.shape[1]}});
+    };
+    a.dw_ih = next();
+    a.dw_hh = next();
+    if (in.biased) a.db_ih = next(), a.db_hh = next();
+    if (in.projected) a.dw_hr = next();
+    if (plan.family.peephole.present) a.dpeephole = next();
+    if (plan.norms() >= 2) a.dgain_ih = next(), a.dgain_hh = next();
+    if (plan.norms() == 4) a.dgain_c = next(), a.dbias_c = next();
     a.dx = layer.time_major(two_dx ? layer.at(dx_, "dx", d) : dx_);
     a.dh0 = layer.at(dh0_, "dh0", d);
     a.dc0 = layer.at(dc0_, "dc0", d);
@@ -471,9 +455,8 @@ py::list layer_backward(const std::string& cell, bool batch_first, bool bidirect
   const KernelTable& backend = find_backend(nullptr);
   {
     const py::gil_scoped_release release;
-    for (int d = 0; d < layer.directions; ++d) {
+    for (int d = 0; d < plan.directions; ++d)
       backward(backend, backward_calls[static_cast<size_t>(d)]);
-    }
   }
   return gradients;
 }
@@ -490,15 +473,15 @@ Tensor rows_of(Tensor tensor, int64_t first, int64_t count) {
 // A whole stack without gradients and dropout, where a call must cost next to nothing: all in one
 // go. None where there is anything unusual about it; the caller then finds out what it is.
 //   h0, c0, h_n, c_n [L*D, B, H]   -> (y, h_n) or (y, h_n, c_n)
-py::object stack_forward(const std::string& cell, bool batch_first, bool bidirectional, int threads,
-                         py::handle x, py::handle weights, py::handle h0, py::handle c0,
+py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle weights,
+                         py::handle h0, py::handle c0,
                          const std::vector<WeightCache*>& caches) try {
-  Layer layer = new_layer("stack_forward", cell, batch_first, bidirectional, threads);
+  Layer layer{"stack_forward", plan, threads};
   if (!dlpack::exchange_api(x) || negated(x) || negated(h0) || negated(c0)) return py::none();
   Inputs in = take_inputs(layer, x, h0, c0);
   const Tensors all = tensors_of(layer.function, "weights", weights);
-  const int64_t D = layer.directions, L = static_cast<int64_t>(caches.size());
-  if (in.x.rank != 3 || in.x.shape[batch_first ? 1 : 0] == 0 || L == 0) return py::none();
+  const int64_t D = plan.directions, L = static_cast<int64_t>(caches.size());
+  if (in.x.rank != 3 || in.x.shape[plan.batch_first ? 1 : 0] == 0 || L == 0) return py::none();
   const Tensor h0_ = in.h0, c0_ = in.c0;
   for (const Tensor* state : {&h0_, &c0_}) {
     if (state->present && (state->rank != 3 || state->shape[0] != L * D)) return py::none();
@@ -513,13 +496,14 @@ py::object stack_forward(const std::string& cell, bool batch_first, bool bidirec
     in.h0 = rows_of(h0_, l * D, D);
     in.c0 = rows_of(c0_, l * D, D);
     Calls calls(layer, in);
+    const DType dtype = in.x.dtype;
     const Shape shape = layer.sequence_shape(calls.T, calls.B, D * calls.P);
     if (l == 0) {
-      y = new_tensor(x, shape);
-      h_n = new_tensor(x, {3, {L * D, calls.B, calls.P}});
+      y = new_tensor(x, shape, dtype);
+      h_n = new_tensor(x, {3, {L * D, calls.B, calls.P}}, dtype);
       h_n_ = layer.take("h_n", h_n);
       if (layer.info().states == 2) {
-        c_n = in.projected() ? new_tensor(x, {3, {L * D, calls.B, calls.H}}) : tensor_like(h_n);
+        c_n = new_tensor(x, {3, {L * D, calls.B, calls.H}}, dtype);
         c_n_ = layer.take("c_n", c_n);
       }
       out.y = layer.take("y", y);
@@ -529,7 +513,7 @@ py::object stack_forward(const std::string& cell, bool batch_first, bool bidirec
       Memory& memory = between[static_cast<size_t>(l % 2)];
       if (!memory) {
         memory = allocate(shape.size[0] * shape.size[1] * shape.size[2] *
-                          kItemSize[static_cast<int>(in.x.dtype)]);
+                          kItemSize[static_cast<int>(dtype)]);
       }
       out.y.data = memory.get();
     }
@@ -547,28 +531,47 @@ py::object stack_forward(const std::string& cell, bool batch_first, bool bidirec
   return py::none();
 }
 
-// The same for one step of a cell of torch.nn -> h or (h, c)
-py::object cell_step(const std::string& cell, int threads, const py::dict& parameters, py::handle x,
-                     py::handle h, py::handle c, WeightCache& cache) try {
-  std::array<PyObject*, WeightCache::kWeights> weights;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = PyDict_GetItemWithError(parameters.ptr(), names().weights[i]);
-    if (!weights[i]) return py::none();  // weight_norm, parametrize, pruning: an attribute
+// The weights of a cell of torch.nn among its parameters; fewer where one is not a parameter but an
+// attribute (weight_norm, parametrize, pruning).
+std::vector<PyObject*> cell_weights(const Plan& plan, const py::dict& parameters) {
+  static PyObject* const kNames[] = {
+      PyUnicode_InternFromString("weight_ih"), PyUnicode_InternFromString("weight_hh"),
+      PyUnicode_InternFromString("bias_ih"),   PyUnicode_InternFromString("bias_hh"),
+      PyUnicode_InternFromString("peephole"),  PyUnicode_InternFromString("gain_ih"),
+      PyUnicode_InternFromString("gain_hh"),   PyUnicode_InternFromString("gain_c"),
+      PyUnicode_InternFromString("bias_c")};
+  constexpr size_t kPeephole = 4, kNorms = 5;
+  std::vector<PyObject*> weights;
+  weights.reserve(std::size(kNames));
+  for (size_t i = 0; i < kNorms + plan.norms(); ++i) {
+    if (i == kPeephole && !plan.family.peephole.present) continue;
+    PyObject* const weight = PyDict_GetItemWithError(parameters.ptr(), kNames[i]);
+    if (weight && weight != Py_None) weights.push_back(weight);
+    if (!weight) return {};
   }
-  if (!dlpack::exchange_api(x) || negated(x) || negated(h) || negated(c)) return py::none();
-  Layer layer = new_layer("cell_step", cell, false, false, threads);
+  return weights;
+}
+
+// The same for one step of a cell -> h or (h, c)
+py::object cell_step(const Plan& plan, int threads, const py::dict& parameters, py::handle x,
+                     py::handle h, py::handle c, WeightCache& cache) try {
+  for (const py::handle tensor : {x, h, c}) {
+    if (!tensor.is_none() && (!dlpack::exchange_api(tensor) || negated(tensor))) return py::none();
+  }
+  std::vector<PyObject*> weights = cell_weights(plan, parameters);
+  if (weights.empty()) return py::none();
+  Layer layer{"cell_step", plan, threads};
   Inputs in = take_inputs(layer, x, h, c);
   if (!layer.step) return py::none();
-  take_weights(layer, {weights.data(), weights[2] == Py_None ? 2 : weights.size()}, in);
+  take_weights(layer, {weights.data(), weights.size()}, in);
   Calls calls(layer, in);
-  const Tensor& like = in.h0;
-  const bool dense = like.present && like.stride[1] == 1 && like.stride[0] == calls.H;
-  py::object h_n = dense ? tensor_like(h) : new_tensor(x, layer.state_shape(calls.B, calls.H));
+  const Shape shape = layer.state_shape(calls.B, calls.H);
+  const py::object h_n = new_tensor(x, shape, in.x.dtype);
   Outputs out;
   out.h_n = layer.take("h_n", h_n);
   py::object c_n;
   if (layer.info().states == 2) {
-    c_n = tensor_like(h_n);
+    c_n = new_tensor(x, shape, in.x.dtype);
     out.c_n = layer.take("c_n", c_n);
   }
   run(layer, in, calls, out, &cache);
@@ -588,23 +591,29 @@ void register_layer(py::module_& m) {
       .def(py::init<>())
       .def("clear", &WeightCache::clear, "Forget them.")
       .def_property_readonly("filled", &WeightCache::filled, "Whether there are any.");
-  m.def("layer_forward", &layer_forward, py::arg("cell"), py::arg("batch_first"),
-        py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
-        py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"), py::arg("reset"),
-        py::arg("save"), py::arg("filled"), py::arg("cache"),
-        "-> (y | None, h_n, c_n | None, c | None, reserve | None)");
-  m.def("layer_backward", &layer_backward, py::arg("cell"), py::arg("batch_first"),
-        py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
-        py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("mask"), py::arg("reset"),
-        py::arg("y"), py::arg("c"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
-        py::arg("dc_n"), py::arg("wanted"), "-> [dx, dh0, dc0, *dweights], None if not wanted");
-  m.def("stack_forward", &stack_forward, py::arg("cell"), py::arg("batch_first"),
-        py::arg("bidirectional"), py::arg("threads"), py::arg("x"), py::arg("weights"),
-        py::arg("h0"), py::arg("c0"), py::arg("caches"),
-        "All layers without gradients -> (y, h_n) | (y, h_n, c_n), or None: take the other way.");
-  m.def("cell_step", &cell_step, py::arg("cell"), py::arg("threads"), py::arg("parameters"),
-        py::arg("x"), py::arg("h"), py::arg("c"), py::arg("cache"),
-        "One step of a cell without gradients -> h | (h, c), or None: take the other way.");
+  py::class_<Plan>(m, "Plan",
+                   "What a layer computes, beside its tensors: made once for many calls.")
+      .def(py::init(&make_plan), py::arg("cell"), py::arg("batch_first"), py::arg("bidirectional"),
+           py::arg("settings"))
+      .def(
+          "kept",
+          [](const Plan& plan, int64_t units, bool projected) {
+            return plan.kept(units, projected).all();
+          },
+          py::arg("units"), py::arg("projected"),
+          "Values that a step of a row keeps for backward, beside c.")
+      .def("forward", &layer_forward, py::arg("threads"), py::arg("inputs"), py::arg("keys"),
+           py::arg("save"), py::arg("filled"), py::arg("cache"),
+           "-> (y | None, h_n, c_n | None, c | None, reserve | None)")
+      .def("backward", &layer_backward, py::arg("threads"), py::arg("inputs"), py::arg("keys"),
+           py::arg("y"), py::arg("c"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
+           py::arg("dc_n"), py::arg("wanted"), "-> [dx, dh0, dc0, *dweights], None if not wanted")
+      .def("stack", &stack_forward, py::arg("threads"), py::arg("x"), py::arg("weights"),
+           py::arg("h0"), py::arg("c0"), py::arg("caches"),
+           "All layers without gradients -> (y, h_n) | (y, h_n, c_n), or None: take the other way.")
+      .def("step", &cell_step, py::arg("threads"), py::arg("parameters"), py::arg("x"),
+           py::arg("h"), py::arg("c"), py::arg("cache"),
+           "One step of a cell without gradients -> h | (h, c), or None: take the other way.");
 }
 
 }  // namespace fastrnn::bindings

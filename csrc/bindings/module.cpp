@@ -37,6 +37,7 @@ struct Call {
   std::string function;
   Layout layout = Layout::kTimeMajor;
   const KernelTable* backend = nullptr;
+  int threads = 0;  // 0: num_threads()
   ForwardArgs args;
   std::vector<py::object> owners;
   py::object like;  // the caller's x: results are of its kind
@@ -142,7 +143,7 @@ void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
   call.args.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
   call.args.h0 = call.take("h0", h0, Access::kUnitLastStride);
   call.args.c0 = call.take("c0", c0, Access::kUnitLastStride);
-  call.args.threads = num_threads();
+  call.args.threads = call.threads > 0 ? call.threads : num_threads();
 }
 
 void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
@@ -163,14 +164,17 @@ Call new_call(const std::string& function, const std::string& cell,
   return call;
 }
 
-// What the family keeps of a call for backward, beside the reserve.
-void allocate_family(Call& call, bool save) {
-  Family& f = call.args.family;
-  if (!f.on || !save) return;
-  const int64_t T = call.T(), B = call.B(), H = call.H(), GH = call.cell().gates * H;
-  const DType dtype = call.args.x.dtype;
-  if (call.projected()) f.output = call.keep(new_array(dtype, {T, B, H}));
-  if (f.gain_ih.present) f.norms = call.keep(new_array(dtype, {T, B, 2 * GH + H + 4}));
+// What a call keeps for backward, beside c.
+void allocate_kept(Call& call) {
+  ForwardArgs& a = call.args;
+  const KeptUnits kept =
+      kept_units(call.cell(), a.family.on, call.projected(), a.family.gain_ih.present, call.H());
+  const auto allocate = [&](int64_t units, Tensor& view) {
+    if (units > 0) view = call.keep(new_array(a.x.dtype, {call.T(), call.B(), units}));
+  };
+  allocate(kept.reserve, a.reserve);
+  allocate(kept.output, a.family.output);
+  allocate(kept.norms, a.family.norms);
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None, gates or None)
@@ -193,11 +197,7 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
   const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
   const py::object c =
       has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
-  const int reserve = a.family.on ? std::max(info.reserve, 1) : info.reserve;
-  if (save && reserve > 0) {
-    a.reserve = call.keep(new_array(a.x.dtype, {call.T(), call.B(), reserve * call.H()}));
-  }
-  allocate_family(call, save);
+  if (save) allocate_kept(call);
   const py::object gates =
       return_gates ? call.allocate_sequence(info.gates * call.H(), a.family.gates) : py::none();
   call.run_forward();
@@ -220,8 +220,9 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
                      py::handle h0, py::handle c0, py::handle lengths, py::handle mask,
                      py::handle reset, bool reverse, bool batch_first, bool save,
                      bool return_cell_sequence, const std::optional<std::string>& backend,
-                     py::handle settings) {
+                     py::handle settings, int threads) {
   Call call = new_call(function, cell, backend);
+  call.threads = threads;
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   take_family(call, settings);
   const bool return_gates = !settings.is_none() && py::cast<bool>(settings.attr("return_gates"));
@@ -327,7 +328,7 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   }
   BackwardArgs a;
   a.forward = call.args;
-  a.forward.threads = num_threads();
+  a.forward.threads = call.threads > 0 ? call.threads : num_threads();
   const Held dy_held = hold(function, "dy", dy, Access::kUnitLastStride);
   const Held dh_n_held = hold(function, "dh_n", dh_n, Access::kUnitLastStride);
   const Held dc_n_held = hold(function, "dc_n", dc_n, Access::kUnitLastStride);
@@ -475,7 +476,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"),
         py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
         py::arg("batch_first"), py::arg("save"), py::arg("return_cell_sequence"),
-        py::arg("backend"), py::arg("settings") = py::none(),
+        py::arg("backend"), py::arg("settings") = py::none(), py::arg("threads") = 0,
         "-> (y, h_n, c_n | None, saved | None, c | None, gates | None)");
   m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
         py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dgates") = py::none(),

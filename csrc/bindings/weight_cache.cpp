@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kLine = 64, kLines = 64;  // of each weight, when a sample has to do
 
-using Weights = std::array<const Tensor*, WeightCache::kWeights>;
+using Weights = WeightCache::Weights;
 
 int64_t bytes_of(const Tensor& w) {
   int64_t count = w.present ? (w.dtype == DType::kFloat32 ? 4 : 8) : 0;
@@ -31,44 +31,51 @@ bool same_shape(const Tensor& a, const Tensor& b) {
          std::equal(a.shape, a.shape + a.rank, b.shape);
 }
 
-// f(bytes, count) for each piece that is compared, until it says no
+// f(data, offset in all weights, count) for each piece that is compared, until it says no
 template <class F>
 bool every_piece(const Weights& weights, bool all, const F& f) {
+  int64_t before = 0;
   for (const Tensor* w : weights) {
     const auto* data = static_cast<const char*>(w->data);
     const int64_t size = bytes_of(*w);
     const int64_t apart = all ? size : std::max(kLine, size / kLines / kLine * kLine);
     const int64_t piece = all ? size : kLine;
     for (int64_t at = 0; at < size; at += apart) {
-      if (!f(data + at, static_cast<size_t>(std::min(piece, size - at)))) return false;
+      if (!f(data + at, before + at, static_cast<size_t>(std::min(piece, size - at)))) return false;
     }
+    before += size;
   }
   return true;
 }
 
 // Counted by torch for every change that it knows of; -1 for what has no such count.
 int64_t version_of(PyObject* weight) {
-  PyObject* version = PyObject_GetAttrString(weight, "_version");
+  static PyObject* const kName = PyUnicode_InternFromString("_version");
+  PyObject* version = PyObject_GetAttr(weight, kName);
   const int64_t count = version ? PyLong_AsLongLong(version) : -1;
   Py_XDECREF(version);
   PyErr_Clear();
   return count;
 }
 
-bool unchanged(const WeightCache::Entry& entry, const Weights& weights, bool all) {
+}  // namespace
+
+// Of all bytes, or of address, version and the sample.
+bool WeightCache::unchanged(const Entry& entry, const Weights& weights, const Versions& versions,
+                            bool all) {
   for (size_t i = 0; i < weights.size(); ++i) {
     const Tensor &now = *weights[i], &then = entry.weights[i];
-    if (!same_shape(now, then) || !(all || now.data == then.data)) return false;
+    if (!same_shape(now, then)) return false;
+    if (!all && (now.data != then.data || versions[i] != entry.versions[i])) return false;
   }
-  const char* then = entry.seen.data();
-  return every_piece(weights, all, [&](const char* now, size_t count) {
-    const bool equal = std::memcmp(now, then, count) == 0;
-    then += count;
-    return equal;
+  const char* const seen = entry.seen.data();
+  int64_t in_sample = 0;
+  return every_piece(weights, all, [&](const char* now, int64_t at, size_t count) {
+    const char* const then = seen + (entry.whole ? at : in_sample);
+    in_sample += static_cast<int64_t>(count);
+    return std::memcmp(now, then, count) == 0;
   });
 }
-
-}  // namespace
 
 WeightCache::Kept WeightCache::find(int direction, const KernelTable& backend,
                                     const ForwardArgs& args, PyObject* const* objects) {
@@ -78,28 +85,32 @@ WeightCache::Kept WeightCache::find(int direction, const KernelTable& backend,
     if (!dense(*w)) return nullptr;
     size += bytes_of(*w);
   }
-  const bool all = size <= kCompared;
+  const bool whole = size <= kCompared;
+  const bool all = size <= (args.x.shape[0] * args.x.shape[1] < kFew ? kComparedByFew : kCompared);
+  bool counted = true;
   Versions versions{};
-  for (size_t i = 0; !all && i < kWeights; ++i) {
+  for (size_t i = 0; !(all && size <= kComparedByFew) && i < kWeights; ++i) {
     if (!weights[i]->present) continue;
     versions[i] = version_of(objects[i]);
-    if (versions[i] < 0) return nullptr;
+    counted = counted && versions[i] >= 0;
   }
+  if (!whole && !counted) return nullptr;
   Kept& slot = kept_[static_cast<size_t>(direction)];
   Kept last;
   {
     const std::lock_guard lock(mutex_);
     last = slot;
   }
-  const bool same = last && last->backend == &backend && last->versions == versions &&
-                    unchanged(*last, weights, all);
+  const bool same =
+      last && last->backend == &backend && unchanged(*last, weights, versions, all || !counted);
   if (same && last->packed) return last;
 
   const auto entry = std::make_shared<Entry>();
   entry->backend = &backend;
   entry->weights = {args.w_ih, args.w_hh, args.b_ih, args.b_hh};
   entry->versions = versions;
-  every_piece(weights, all, [&](const char* now, size_t count) {
+  entry->whole = whole;
+  every_piece(weights, whole, [&](const char* now, int64_t, size_t count) {
     entry->seen.insert(entry->seen.end(), now, now + count);
     return true;
   });

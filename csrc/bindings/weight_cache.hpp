@@ -2,8 +2,9 @@
 //
 // Weights change behind everybody's back (p.data.mul_(..), an array over the same memory, another
 // process), so their bytes decide, not their address or version: up to kCompared bytes all of them
-// are compared. Above that, where reading them would cost as much as using them, address, version
-// and a sample of lines have to agree.
+// are compared. Above that, and above kComparedByFew for a call of few steps and rows, where
+// reading them would cost as much as using them, address, version and a sample of lines have to
+// agree.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -21,16 +22,19 @@ namespace fastrnn::bindings {
 class WeightCache {
  public:
   static constexpr int kWeights = 4;  // w_ih, w_hh, b_ih, b_hh
-  static constexpr int64_t kCompared = 512 << 10;
+  static constexpr int64_t kCompared = 512 << 10, kComparedByFew = 32 << 10;
+  static constexpr int64_t kFew = 8;  // steps times rows
 
+  using Weights = std::array<const Tensor*, kWeights>;
   using Versions = std::array<int64_t, kWeights>;
 
   struct Entry {
     const KernelTable* backend = nullptr;
     std::array<Tensor, kWeights> weights;
     Versions versions{};
-    std::vector<char> seen;  // all their bytes, or the sample
-    Memory packed;           // null until they were seen twice: training changes them every time
+    std::vector<char> seen;
+    bool whole = false;  // seen: all their bytes, not the sample
+    Memory packed;       // null until they were seen twice: training changes them every time
   };
   using Kept = std::shared_ptr<const Entry>;
 
@@ -42,6 +46,9 @@ class WeightCache {
   bool filled();
 
  private:
+  static bool unchanged(const Entry& entry, const Weights& weights, const Versions& versions,
+                        bool all);
+
   std::mutex mutex_;
   std::array<Kept, 2> kept_;  // by direction
 };

@@ -52,6 +52,7 @@ def forward(
     return_cell_sequence: bool,
     backend: str | None,
     settings: object = None,
+    threads: int = 0,
 ) -> tuple[Any, Any, Any, Saved | None, Any, Any]: ...
 def backward(
     function: str,
@@ -83,62 +84,52 @@ class WeightCache:
     @property
     def filled(self) -> bool: ...
 
-def layer_forward(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    threads: int,
-    x: object,
-    weights: Sequence[object],
-    h0: object,
-    c0: object,
-    lengths: object,
-    mask: object,
-    reset: object,
-    save: bool,
-    filled: bool,
-    cache: WeightCache | None,
-) -> tuple[Any, Any, Any, Any, Any]: ...
-def layer_backward(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    threads: int,
-    x: object,
-    weights: Sequence[object],
-    h0: object,
-    c0: object,
-    lengths: object,
-    mask: object,
-    reset: object,
-    y: object,
-    c: object,
-    reserve: object,
-    dy: object,
-    dh_n: object,
-    dc_n: object,
-    wanted: Sequence[bool],
-) -> list[Any]: ...
-def stack_forward(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    threads: int,
-    x: object,
-    weights: Sequence[object],
-    h0: object,
-    c0: object,
-    caches: Sequence[WeightCache],
-) -> Any: ...
-def cell_step(
-    cell: str,
-    threads: int,
-    parameters: dict[str, Any],
-    x: object,
-    h: object,
-    c: object,
-    cache: WeightCache,
-) -> Any: ...
+class Plan:
+    def __init__(
+        self, cell: str, batch_first: bool, bidirectional: bool, settings: object
+    ) -> None: ...
+    def kept(self, units: int, projected: bool) -> int: ...
+    def forward(
+        self,
+        threads: int,
+        inputs: tuple[object, ...],
+        keys: tuple[int, ...] | None,
+        save: bool,
+        filled: bool,
+        cache: WeightCache | None,
+    ) -> tuple[Any, Any, Any, Any, Any]: ...
+    def backward(
+        self,
+        threads: int,
+        inputs: tuple[object, ...],
+        keys: tuple[int, ...] | None,
+        y: object,
+        c: object,
+        reserve: object,
+        dy: object,
+        dh_n: object,
+        dc_n: object,
+        wanted: Sequence[bool],
+    ) -> list[Any]: ...
+    def stack(
+        self,
+        threads: int,
+        x: object,
+        weights: Sequence[object],
+        h0: object,
+        c0: object,
+        caches: Sequence[WeightCache],
+    ) -> Any: ...
+    def step(
+        self,
+        threads: int,
+        parameters: dict[str, Any],
+        x: object,
+        h: object,
+        c: object,
+        cache: WeightCache,
+    ) -> Any: ...
+
 def stack_step(
     function: str, layers: list[Weights], x: object, h: object, c: object
 ) -> tuple[Any, Any]: ...

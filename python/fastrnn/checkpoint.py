@@ -42,6 +42,7 @@ class Call:
     backend: str | None
     settings: Settings | None
     like: Array  # the caller's x: results are of its kind
+    threads: int = 0  # 0: as many as fastrnn.set_num_threads says
 
     @property
     def steps(self) -> int:
@@ -79,7 +80,14 @@ class Call:
             sequence,
             self.backend,
             settings,
+            self.threads,
         )
+
+    def chunk_length(self, mode: str) -> int:
+        if mode == "recompute":
+            batch = self.x.shape[0 if self.batch_first else 1] or 1
+            return max(1, RECOMPUTE_ROWS // batch)
+        return max(1, math.isqrt(max(self.steps - 1, 0)) + 1)
 
     def chunks(self, length: int) -> Iterator[slice]:
         """In the order of forward."""
@@ -111,11 +119,7 @@ def forward(
     call: Call, h0: Array | None, c0: Array | None, mode: str, return_cell_sequence: bool
 ) -> tuple[Any, ...]:
     """As _core.forward: (y, h_n, c_n, saved, c or None, gates or None)."""
-    batch = call.x.shape[0 if call.batch_first else 1] or 1
-    if mode == "recompute":
-        length = max(1, RECOMPUTE_ROWS // batch)
-    else:
-        length = max(1, math.isqrt(max(call.steps - 1, 0)) + 1)
+    length = call.chunk_length(mode)
     kept: dict[str, Array] = {}
 
     def keep(name: str, steps: slice, part: Array | None) -> None:

@@ -210,14 +210,17 @@ class Kind:
         result = settings(name, self.for_settings, cast(Features, values))
         return None if result.plain else result
 
-    def check(self, name: str, dtype: npt.DTypeLike) -> None:
-        """Raise for an option that this kind of layer does not have or that is out of range."""
+    def check(self, name: str, dtype: npt.DTypeLike) -> Settings | None:
+        """The options of a level and direction, with stand-ins for the parameters. Raise for one
+        that this kind of layer does not have or that is out of range.
+        """
         if self.options["peephole"] and self.family != "lstm":
             raise ValueError(f"{name}: argument 'peephole' must be left out: it has none")
         if self.options["forget_bias"] is not None and self.family != "lstm":
             raise ValueError(f"{name}: argument 'forget_bias' must be left out: it has none")
         row = dict(self._shapes_of_row(self.gates, 1, 1, 1))
-        self.settings_of(name, {n: np.zeros(shape, dtype) for n, shape in row.items()}, 0, True)
+        stand_ins = {n: np.zeros(shape, dtype) for n, shape in row.items()}
+        return self.settings_of(name, stand_ins, 0, True)
 
     @property
     def draws(self) -> bool:

@@ -40,16 +40,18 @@ def run(
     backend = keras.backend.backend()
     if backend == "torch":
         from fastrnn.torch.layer import layer
+        from fastrnn.torch.spec import Inputs, Spec
 
         h0, c0 = (*(s.unsqueeze(0) for s in states), None)[:2]
-        y, *finals = layer(cell, True, False, x, weights, h0, c0, None, mask)
+        y, *finals = layer(Spec(cell, batch_first=True), Inputs(x, weights, h0, c0, mask=mask))
         return y, [f.squeeze(0) for f in finals]
     if backend == "jax":
-        from fastrnn.jax.kernels import Inputs, Marks, Options
+        from fastrnn.jax.kernels import Inputs as JaxInputs
+        from fastrnn.jax.kernels import Marks, Options
         from fastrnn.jax.layer import layer as jax_layer
 
         h0, c0 = (*(s[None] for s in states), None)[:2]
-        inputs = Inputs(x, h0, c0, (weights,))
+        inputs = JaxInputs(x, h0, c0, (weights,))
         results = jax_layer(Options(cell, True), inputs, Marks(None, mask, None))
         return results.y, [f[0] for f in results[1:] if f is not None]
     import fastrnn

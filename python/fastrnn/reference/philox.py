@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]  # each holds 32 bits; 64 so that a product's upper half is not lost
+# 32 bits each: ints, or arrays of uint64, so that a product's upper half is not lost
+Words = Any
 
 BETWEEN_LAYERS, RECURRENT, ZONEOUT_H, ZONEOUT_C, WEIGHT = range(5)
 
 _ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_LOW = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 _COUNTERS_AT_ONCE = (
@@ -42,27 +42,27 @@ def philox(
 ) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10: four 32-bit words for each counter of four 32-bit words, under a 64-bit key.
 
-    The four counter arrays are broadcast against each other.
+    The four counters are ints, or arrays that are broadcast against each other.
     """
     c0, c1, c2, c3 = counter
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    k0, k1 = key & _LOW, key >> 32
     for _ in range(_ROUNDS):
         product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
         c0, c1, c2, c3 = (
-            (product1 >> _HALF) ^ c1 ^ np.uint64(k0),
+            (product1 >> 32) ^ c1 ^ k0,
             product1 & _LOW,
-            (product0 >> _HALF) ^ c3 ^ np.uint64(k1),
+            (product0 >> 32) ^ c3 ^ k1,
             product0 & _LOW,
         )
-        k0, k1 = (k0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (k1 + _KEY_STEPS[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
     return c0, c1, c2, c3
 
 
 def layer_key(seed: int, call: int, layer: int, direction: int = 0) -> int:
     """The 64-bit key of one layer in one call: two words of philox under the seed."""
-    words = (call & 0xFFFFFFFF, call >> 32, layer, direction)
-    low, high, _, _ = philox(tuple(np.array(word, np.uint64) for word in words), seed)  # type: ignore[arg-type]
-    return int(low) | int(high) << 32
+    low, high, _, _ = philox((call & _LOW, call >> 32, layer, direction), seed)
+    key: int = low | high << 32
+    return key
 
 
 def happens(shape: tuple[int, int, int], p: float, key: int, stream: int) -> npt.NDArray[np.bool_]:

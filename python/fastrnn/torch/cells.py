@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
-from fastrnn import _core
-from fastrnn.torch.cache import Cached
-from fastrnn.torch.layer import eager, step
+from fastrnn import stack
+from fastrnn.torch.layer import eager_layer, step, unwatched
+from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
+from fastrnn.torch.spec import OPTIONS, Inputs, Spec, kind_of, plan_of
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
+_threads = torch.get_num_threads
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class _Cell(Cached, RNNCellBase):
+class _Cell(Optional, RNNCellBase):
     """What the three cells share."""
 
-    _kind: str  # the core's cell
+    _accepted = tuple(n for n in OPTIONS if n not in ("recurrent_dropout", "weight_dropout"))
+    _extras: tuple[str, ...] = ()  # names of the options' parameters
+    _theirs: Any  # torch.nn's class
+
+    def _kind(self) -> stack.Kind:
+        sizes = self.input_size, self.hidden_size
+        return kind_of(self._cell(), json.loads(self._options), bias=self.bias, sizes=sizes)
+
+    def _register(self, kind: stack.Kind) -> None:
+        like = self.weight_ih
+        for name, shape in kind.shapes():
+            value = torch.empty(shape, device=like.device, dtype=like.dtype)
+            self.register_parameter(name.removesuffix("_l0"), torch.nn.Parameter(value))
+        self._extras = tuple(name for name in self._parameters if name not in _NAMES)
 
     def _weights(self) -> list[Tensor]:
         """The weights as they are now."""
-        names = _NAMES if self.bias else _NAMES[:2]
+        names = (_NAMES if self.bias else _NAMES[:2]) + self._extras
         if torch.compiler.is_compiling():
             return [getattr(self, name) for name in names]
         parameters: dict[str, Any] = self._parameters
@@ -34,19 +50,24 @@ class _Cell(Cached, RNNCellBase):
         except KeyError:  # weight_norm, parametrize, pruning: not a parameter but an attribute
             return [getattr(self, name) for name in names]
 
+    def _spec(self) -> Spec:
+        return Spec(self._cell(), options=self._options)
+
     def _quick_step(self, input: Tensor, h: Tensor | None, c: Tensor | None) -> Any:
         """The new states, h or (h, c), where nothing about the call is unusual; else None."""
-        if not eager(input) or autocast():
+        if self._draws or not unwatched(input) or autocast():
             return None
+        cache = (self._caches or self._layer_caches(1))[0]
         if not torch.is_grad_enabled():
-            cache = (self._caches or self._layer_caches(1))[0]
-            threads = torch.get_num_threads()
-            return _core.cell_step(self._kind, threads, self._parameters, input, h, c, cache)
+            plan, threads = plan_of(self._cell(), False, False, self._options), _threads()
+            return plan.step(threads, self._parameters, input, h, c, cache)
+        if input.dim() != 2:
+            return None
         try:
-            states = step(self._kind, input, self._weights(), h, c, self._layer_caches(1)[0])
+            states = eager_layer(self._spec(), Inputs(input, self._weights(), h, c), cache)
         except (TypeError, ValueError):
             return None
-        return states if c is not None or len(states) == 2 else states[0]
+        return states if len(states) == 2 else states[0]
 
     def _step(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...] | None:
         """The new states, or None where the core cannot take these arguments."""
@@ -71,10 +92,26 @@ class _Cell(Cached, RNNCellBase):
             states, weights = tuple(rest), convert(weights, computed)
         h, c = (*states, None, None)[:2]
         cache = None if torch.compiler.is_compiling() else self._layer_caches(1)[0]
-        finals = step(self._kind, input, weights, h, c, cache)
+        finals = step(self._spec(), Inputs(input, weights, h, c, seed=self._seed()), cache)
         if returned is not computed:
             finals = tuple(t.to(returned) for t in finals)
         return finals if batched else tuple(s.squeeze(0) for s in finals)
+
+    def _refuse(self, input: Tensor, hx: Any) -> Any:
+        """Leave it to torch.nn's class: it computes what the core cannot, and has the words for
+        what is wrong.
+        """
+        if self.reset_after and not self._options:
+            return self._theirs.forward(self, input, hx)
+        like = self.weight_ih
+        with torch.no_grad():
+            self._theirs(
+                self.input_size, self.hidden_size, self.bias, device=like.device, dtype=like.dtype
+            )(input, hx)
+        raise NotImplementedError(
+            f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU in float16, "
+            f"bfloat16, float32 and float64 alone; got {input.dtype} on {input.device}"
+        )
 
 
 def _is_pair(hx: Any) -> bool:
@@ -88,19 +125,20 @@ class RNNCell(_Cell, torch.nn.RNNCell):
     state_dict and errors.
     """
 
-    @property
-    def _kind(self) -> str:  # type: ignore[override]
+    _theirs = torch.nn.RNNCell
+
+    def _plain_cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step. input (B, I) or (I,), hx (B, H) or (H,), None: zeros -> h, shaped as hx."""
         if self.nonlinearity not in ("tanh", "relu"):
-            return super().forward(input, hx)
+            return self._theirs.forward(self, input, hx)
         h: Tensor | None = self._quick_step(input, hx, None)
         if h is not None:
             return h
         finals = self._step(input) if hx is None else self._step(input, hx)
-        return super().forward(input, hx) if finals is None else finals[0]
+        return self._refuse(input, hx) if finals is None else finals[0]
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
@@ -108,20 +146,23 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     arguments, names, state_dict and errors.
     """
 
-    _kind = "lstm"
+    _theirs = torch.nn.LSTMCell
+
+    def _plain_cell(self) -> str:
+        return "lstm"
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step. input (B, I) or (I,), hx (h, c), each (B, H) or (H,), None: zeros -> h, c."""
         if hx is not None and not _is_pair(hx):
-            return super().forward(input, hx)
-        states = hx or (None, None)
-        quick: tuple[Tensor, Tensor] | None = self._quick_step(input, *states)
+            return self._refuse(input, hx)  # type: ignore[no-any-return]
+        h, c = hx or (None, None)
+        quick: tuple[Tensor, Tensor] | None = self._quick_step(input, h, c)
         if quick is not None:
             return quick
         finals = self._step(input) if hx is None else self._step(input, *hx)
-        return super().forward(input, hx) if finals is None else (finals[0], finals[1])
+        return self._refuse(input, hx) if finals is None else (finals[0], finals[1])
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
@@ -132,19 +173,15 @@ class GRUCell(_Cell, torch.nn.GRUCell):
     paper.
     """
 
-    reset_after = True
+    _theirs = torch.nn.GRUCell
 
     def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         if not reset_after:
-            self.reset_after = False
+            self.__dict__["reset_after"] = False  # the options' check is to know
+        super().__init__(*args, **kwargs)
 
-    @property
-    def _kind(self) -> str:  # type: ignore[override]
+    def _plain_cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step. input (B, I) or (I,), hx (B, H) or (H,), None: zeros -> h, shaped as hx."""
@@ -152,12 +189,4 @@ class GRUCell(_Cell, torch.nn.GRUCell):
         if h is not None:
             return h
         finals = self._step(input) if hx is None else self._step(input, hx)
-        if finals is not None:
-            return finals[0]
-        h = super().forward(input, hx)  # raises, or computes what the core does not
-        if not self.reset_after:
-            raise NotImplementedError(
-                "GRUCell: reset_after=False is computed on the CPU in float16, bfloat16, float32 "
-                f"and float64 alone; got {input.dtype} on {input.device}"
-            )
-        return h
+        return self._refuse(input, hx) if finals is None else finals[0]

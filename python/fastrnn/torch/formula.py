@@ -2,125 +2,188 @@
 as the core's.
 
 It serves what the fused kernels do not compute: derivatives of second and higher order,
-forward-mode differentiation, and the transforms of ``torch.func``. The equations are those of
-``fastrnn.reference``.
+forward-mode differentiation, and the transforms of ``torch.func``. The equations, the names and the
+order are those of ``fastrnn.reference``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fastrnn.reference import philox
+from fastrnn.reference.activations import RELU, Activation
+from fastrnn.reference.features import Settings
+from fastrnn.reference.gru import GRU, GRU_RESET_BEFORE
+from fastrnn.reference.lstm import LSTM, LSTM_COUPLED
+from fastrnn.reference.rnn import RNN
+from fastrnn.torch.spec import Inputs, Spec
+
+__all__ = ["layer"]
+
 States = tuple[Tensor, ...]
-Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
-__all__ = ["GATES", "by_direction", "layer"]
-
-GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
-
-
-def _lstm(gx: Tensor, states: States, w: Weights) -> States:
-    h, c = states
-    i, f, g, o = (gx + linear(h, w[1], w[3])).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    h = torch.sigmoid(o) * torch.tanh(c)
-    return (h if w[4] is None else linear(h, w[4])), c
-
-
-def _gru(gx: Tensor, states: States, w: Weights) -> States:
-    (h,) = states
-    x_r, x_z, x_n = gx.chunk(3, -1)
-    h_r, h_z, h_n = linear(h, w[1], w[3]).chunk(3, -1)
-    z = torch.sigmoid(x_z + h_z)
-    n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
-    return (n + z * (h - n),)
-
-
-def _gru_reset_before(gx: Tensor, states: States, w: Weights) -> States:
-    (h,) = states
-    H = h.shape[-1]
-    w_hh, b_hh = w[1], w[3]
-    early = gx[..., : 2 * H] + linear(h, w_hh[: 2 * H], None if b_hh is None else b_hh[: 2 * H])
-    r, z = torch.sigmoid(early).chunk(2, -1)
-    late = linear(r * h, w_hh[2 * H :], None if b_hh is None else b_hh[2 * H :])
-    n = torch.tanh(gx[..., 2 * H :] + late)
-    return (n + z * (h - n),)
-
-
-def _rnn_tanh(gx: Tensor, states: States, w: Weights) -> States:
-    return (torch.tanh(gx + linear(states[0], w[1], w[3])),)
-
-
-def _rnn_relu(gx: Tensor, states: States, w: Weights) -> States:
-    return (torch.relu(gx + linear(states[0], w[1], w[3])),)
-
-
-_STEPS: dict[str, Callable[[Tensor, States, Weights], States]] = {
-    "lstm": _lstm,
-    "gru": _gru,
-    "gru_reset_before": _gru_reset_before,
-    "rnn_tanh": _rnn_tanh,
-    "rnn_relu": _rnn_relu,
+_FUNCTIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "sigmoid": lambda a, p, q: torch.sigmoid(a),
+    "tanh": lambda a, p, q: torch.tanh(a),
+    "relu": lambda a, p, q: torch.relu(a),
+    "affine": lambda a, p, q: p * a + q,
+    "leakyrelu": lambda a, p, q: torch.where(a >= 0, a, p * a),
+    "thresholdedrelu": lambda a, p, q: torch.where(a >= p, a, 0.0),
+    "scaledtanh": lambda a, p, q: p * torch.tanh(q * a),
+    "hardsigmoid": lambda a, p, q: torch.clamp(p * a + q, 0.0, 1.0),
+    "elu": lambda a, p, q: torch.where(a >= 0, a, p * torch.expm1(a.clamp(max=0.0))),
+    "softsign": lambda a, p, q: a / (1.0 + a.abs()),
+    "softplus": lambda a, p, q: torch.logaddexp(a, torch.zeros_like(a)),
 }
 
 
-def by_direction(weights: Sequence[Tensor], directions: int) -> list[Weights]:
-    """w_ih, w_hh, b_ih, b_hh, w_hr of each direction; None for what a layer does not have."""
-    each = len(weights) // directions
-    parts = []
-    for d in range(directions):
-        w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        w_hr = rest.pop() if len(rest) % 2 else None
-        b_ih, b_hh = rest or (None, None)
-        parts.append((w_ih, w_hh, b_ih, b_hh, w_hr))
-    return parts
+def _normalised(a: Tensor, eps: float) -> Tensor:
+    centred = a - a.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred * centred).mean(-1, keepdim=True) + eps)
 
 
-def layer(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None = None,
-    c0: Tensor | None = None,
-    lengths: Tensor | None = None,
-    mask: Tensor | None = None,
-    reset: Tensor | None = None,
-) -> States:
-    """One layer. x (T, B, I) -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
+@dataclass(frozen=True)
+class _Row:
+    """One direction: its weights by name, and what goes on around its gates."""
 
-    D = 2 directions when ``bidirectional``, else 1; P = H without a projection.
-    ``batch_first`` swaps T and B of x, y, mask, reset.
+    w: dict[str, Tensor]
+    on: Settings
+    activations: tuple[Activation, ...]
+
+    def input_gates(self, x: Tensor) -> Tensor:
+        w = self.w
+        return self.scaled(
+            linear(x, w["weight_ih"]), w.get("gain_ih"), w.get("bias_ih"), slice(None)
+        )
+
+    def recurrent_gates(self, hidden: Tensor, rows: slice = slice(None)) -> Tensor:
+        w = self.w
+        product = linear(hidden, w["weight_hh"][rows])
+        return self.scaled(product, w.get("gain_hh"), w.get("bias_hh"), rows)
+
+    def scaled(
+        self, product: Tensor, gain: Tensor | None, bias: Tensor | None, rows: slice
+    ) -> Tensor:
+        if gain is not None:
+            assert self.on.layer_norm is not None
+            product = _normalised(product, self.on.layer_norm.eps) * gain[rows]
+        return product if bias is None else product + bias[rows]
+
+    def activated(self, n: int, a: Tensor) -> Tensor:
+        f = self.activations[n]
+        return _FUNCTIONS[f.name](a, f.alpha, f.beta)
+
+    def gate(self, n: int, a: Tensor, peephole: int | None = None, c: Any = None) -> Tensor:
+        if peephole is not None and "peephole" in self.w:
+            a = a + self.w["peephole"][peephole] * c
+        return self.activated(n, a.clamp(-self.on.clip, self.on.clip))
+
+    def c_and_input_of_output(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        c = raw.clamp(-self.on.cell_clip, self.on.cell_clip)
+        norm = self.on.layer_norm
+        if norm is None:
+            return c, c
+        scaled = _normalised(c, norm.eps) * self.w["gain_c"] + self.w["bias_c"]
+        return (scaled, scaled) if norm.variant == "state" else (c, scaled)
+
+
+def _lstm(k: _Row, gx: Tensor, hidden: Tensor, prev: States) -> States:
+    c = prev[1]
+    a_i, a_f, a_g, a_o = (gx + k.recurrent_gates(hidden)).chunk(4, -1)
+    i, f, g = k.gate(0, a_i, 0, c), k.gate(1, a_f, 1, c), k.gate(2, a_g)
+    c, u = k.c_and_input_of_output(f * c + i * g)
+    return k.gate(3, a_o, 2, c) * k.activated(4, u), c
+
+
+def _lstm_coupled(k: _Row, gx: Tensor, hidden: Tensor, prev: States) -> States:
+    c = prev[1]
+    a_i, a_g, a_o = (gx + k.recurrent_gates(hidden)).chunk(3, -1)
+    i, g = k.gate(0, a_i, 0, c), k.gate(1, a_g)
+    c, u = k.c_and_input_of_output((1.0 - i) * c + i * g)
+    return k.gate(2, a_o, 1, c) * k.activated(3, u), c
+
+
+def _gru(k: _Row, gx: Tensor, hidden: Tensor, prev: States) -> States:
+    x_r, x_z, x_n = gx.chunk(3, -1)
+    h_r, h_z, h_n = k.recurrent_gates(hidden).chunk(3, -1)
+    r, z = k.gate(0, x_r + h_r), k.gate(1, x_z + h_z)
+    n = k.gate(2, x_n + r * h_n)
+    return (n + z * (prev[0] - n),)
+
+
+def _gru_reset_before(k: _Row, gx: Tensor, hidden: Tensor, prev: States) -> States:
+    early = 2 * hidden.shape[-1]
+    a_r, a_z = (gx[..., :early] + k.recurrent_gates(hidden, slice(0, early))).chunk(2, -1)
+    r, z = k.gate(0, a_r), k.gate(1, a_z)
+    n = k.gate(2, gx[..., early:] + k.recurrent_gates(r * hidden, slice(early, None)))
+    return (n + z * (prev[0] - n),)
+
+
+def _rnn(k: _Row, gx: Tensor, hidden: Tensor, prev: States) -> States:
+    return (k.gate(0, gx + k.recurrent_gates(hidden)),)
+
+
+_CELLS: dict[str, tuple[Callable[..., States], tuple[Activation, ...]]] = {
+    "lstm": (_lstm, LSTM.activations),
+    "lstm_coupled": (_lstm_coupled, LSTM_COUPLED.activations),
+    "gru": (_gru, GRU.activations),
+    "gru_reset_before": (_gru_reset_before, GRU_RESET_BEFORE.activations),
+    "rnn_tanh": (_rnn, RNN.activations),
+    "rnn_relu": (_rnn, (RELU,)),
+}
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """What the seed decides of one direction, as the core draws it; without one, expectations."""
+
+    on: Settings
+    key: int | None
+    like: Tensor
+
+    def tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=self.like.dtype, device=self.like.device)
+
+    def kept(self, p: float, shape: tuple[int, int, int], stream: int) -> Tensor | None:
+        if self.key is None or p == 0.0:
+            return None
+        return self.tensor(philox.kept(shape, p, self.key, stream)[0])
+
+    def zoneout(self, n: int, T: int, state: Tensor) -> Tensor | None:
+        """The share of its old value that each unit keeps, (T, B, units)."""
+        p = self.on.zoneout[n]
+        if p == 0.0:
+            return None
+        shape = T, state.shape[0], state.shape[1]
+        if self.key is None:
+            return self.tensor(p).expand(shape)
+        stream = (philox.ZONEOUT_H, philox.ZONEOUT_C)[n]
+        return self.tensor(philox.happens(shape, p, self.key, stream))
+
+
+def layer(spec: Spec, inputs: Inputs) -> States:
+    """One layer -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H); T and B of y
+    swapped with ``batch_first``.
     """
     if torch._C._is_any_autocast_enabled():
-        with torch.autocast(x.device.type, enabled=False):
-            return _layer(
-                cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset
-            )
-    return _layer(cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset)
+        with torch.autocast(inputs.x.device.type, enabled=False):
+            return _layer(spec, inputs)
+    return _layer(spec, inputs)
 
 
-def _layer(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None,
-    c0: Tensor | None,
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    reset: Tensor | None,
-) -> States:
-    if batch_first:
+def _layer(spec: Spec, inputs: Inputs) -> States:
+    x, weights, h0, c0, lengths, mask, reset, seed = inputs
+    if spec.batch_first:
         x = x.transpose(0, 1)
         mask = None if mask is None else mask.transpose(0, 1)
         reset = None if reset is None else reset.transpose(0, 1)
-    T = x.shape[0]
+    T, B = x.shape[:2]
     valid = None
     if lengths is not None:
         steps = torch.arange(T, device=lengths.device).unsqueeze(1)
@@ -135,20 +198,34 @@ def _layer(
     if cleared is not None and valid is not None:
         cleared = cleared & valid
 
-    D = 2 if bidirectional else 1
-    parts = by_direction(weights, D)
+    cell, usual = _CELLS[spec.cell]
+    on = spec.settings or Settings()
+    keys = spec.keys(seed) or (None, None)
     outputs, finals = [], []
-    for d, w in enumerate(parts):
-        B, H, P = x.shape[1], w[0].shape[0] // GATES[cell], w[1].shape[1]
-        zeros = x.new_zeros((B, P))
-        given = [(h0, P), (c0, H)] if cell == "lstm" else [(h0, P)]
+    for d, w in enumerate(spec.rows(weights)):
+        masks = _Masks(on, keys[d], x)
+        H, P = w["weight_ih"].shape[0] // spec.gates, w["weight_hh"].shape[1]
+        of_weights = masks.kept(on.weight_dropout, (1, spec.gates * H, P), philox.WEIGHT)
+        if of_weights is not None:
+            w["weight_hh"] = w["weight_hh"] * of_weights
+        of_h = masks.kept(on.recurrent_dropout, (1, B, P), philox.RECURRENT)
+        k = _Row(w, on, on.activations or usual)
+        given = [(h0, P), (c0, H)] if spec.cell.startswith("lstm") else [(h0, P)]
         states: States = tuple(x.new_zeros((B, n)) if s is None else s[d] for s, n in given)
-        gates = linear(x, w[0], w[2])
-        y: list[Tensor] = [zeros] * T
+        zoneout = [masks.zoneout(n, T, s) for n, s in enumerate(states)]
+        gates = k.input_gates(x)
+        y: list[Tensor] = [states[0]] * T
         for t in range(T - 1, -1, -1) if d else range(T):
             if cleared is not None:
                 states = tuple(torch.where(cleared[t], 0.0, s) for s in states)
-            after = _STEPS[cell](gates[t], states, w)
+            hidden = states[0] if of_h is None else states[0] * of_h
+            after = cell(k, gates[t], hidden, states)
+            if "weight_hr" in w:
+                after = (linear(after[0], w["weight_hr"]), *after[1:])
+            after = tuple(
+                new if z is None else z[t] * old + (1.0 - z[t]) * new
+                for z, new, old in zip(zoneout, after, states, strict=True)
+            )
             if taken is not None:
                 after = tuple(
                     torch.where(taken[t], new, old) for new, old in zip(after, states, strict=True)
@@ -157,8 +234,8 @@ def _layer(
             y[t] = states[0] if valid is None else torch.where(valid[t], states[0], 0.0)
         outputs.append(torch.stack(y) if T else x.new_zeros((0, B, P)))
         finals.append(states)
-    output = torch.cat(outputs, -1) if D > 1 else outputs[0]
+    output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
     return (
-        output.transpose(0, 1) if batch_first else output,
+        output.transpose(0, 1) if spec.batch_first else output,
         *(torch.stack(direction) for direction in zip(*finals, strict=True)),
     )

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrnn import _core
 from fastrnn._core import WeightCache
+from fastrnn.torch import recompute
+from fastrnn.torch.spec import Inputs, Results, Spec
 
-__all__ = ["RESERVE", "backward", "forward", "step"]
+__all__ = ["Saved", "backward", "forward"]
 
-RESERVE = {"lstm": 4, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu": 0}
+Saved = tuple[Tensor, Tensor | None, Tensor | None]  # y, c, reserve
 
 
 def _readable(tensor: Tensor | None) -> Tensor | None:
@@ -24,122 +25,57 @@ def _readable(tensor: Tensor | None) -> Tensor | None:
     return tensor.resolve_neg().contiguous()
 
 
-def _own_lengths(lengths: Tensor | None) -> Tensor | None:
-    """A copy: nobody may change it between the check and the use."""
-    return None if lengths is None else lengths.to(torch.int64, copy=True)
+def _all_readable(inputs: Inputs) -> tuple[object, ...]:
+    x, weights, h0, c0, lengths, mask, reset, seed = inputs
+    if lengths is not None:  # a copy: nobody may change it between the check and the use
+        lengths = lengths.to(torch.int64, copy=True)
+    return _readable(x), weights, _readable(h0), _readable(c0), lengths, mask, reset, seed
+
+
+def kept(spec: Spec, inputs: Inputs, T: int, B: int, H: int, P: int) -> tuple[int, int]:
+    """Steps and units of what forward returns as reserve; they may be symbolic."""
+    if spec.recompute:
+        return recompute.chunks(T, B), P
+    return T, spec.plan.kept(H, spec.is_projected(inputs.weights))
 
 
 def forward(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None,
-    c0: Tensor | None,
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    reset: Tensor | None,
+    spec: Spec,
+    inputs: Inputs,
     save: bool,
     filled: bool = False,
     cache: WeightCache | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """-> y (T, B, D*P), h_n (D, B, P), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, R*H).
+) -> Results:
+    """-> y (T, B, D*P), h_n (D, B, P), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, kept).
 
-    P = H without a projection; with one, reserve is (D, T, B, R*H + H).
-    c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`.
-    ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the memory
-    was. ``cache``: where packed weights are kept for the next call.
+    c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`. One step has no y
+    and no c. ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the
+    memory was. ``cache``: where packed weights are kept for the next call.
     """
-    return _core.layer_forward(
-        cell,
-        batch_first,
-        bidirectional,
-        torch.get_num_threads(),
-        _readable(x),
-        weights,
-        _readable(h0),
-        _readable(c0),
-        _own_lengths(lengths),
-        mask,
-        reset,
-        save,
-        filled,
-        cache,
-    )
+    if save and spec.recompute:
+        return recompute.forward(spec, inputs)
+    threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
+    return spec.plan.forward(threads, _all_readable(inputs), keys, save, filled, cache)
 
 
 def backward(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None,
-    c0: Tensor | None,
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    reset: Tensor | None,
-    y: Tensor,
-    c: Tensor | None,
-    reserve: Tensor | None,
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
+    spec: Spec,
+    inputs: Inputs,
+    saved: Saved,
+    cotangents: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so. After
-    :func:`step`: y is its h, c its c.
+    """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so.
+
+    ``saved``: y, c and reserve of forward; after one step its h and c in the place of y and c.
     """
-    gradients = _core.layer_backward(
-        cell,
-        batch_first,
-        bidirectional,
-        torch.get_num_threads(),
-        _readable(x),
-        weights,
-        _readable(h0),
-        _readable(c0),
-        _own_lengths(lengths),
-        mask,
-        reset,
-        y,
-        c,
-        reserve,
-        _readable(dy),
-        _readable(dh_n),
-        _readable(dc_n),
-        wanted,
+    if spec.recompute:
+        return recompute.backward(spec, inputs, saved, cotangents, wanted)
+    threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
+    dy, dh_n, dc_n = (_readable(t) for t in cotangents)
+    gradients = spec.plan.backward(
+        threads, _all_readable(inputs), keys, *saved, dy, dh_n, dc_n, wanted
     )
-    if bidirectional and wanted[0]:
+    if spec.bidirectional and wanted[0]:
         gradients[0] = torch.add(gradients[0][0], gradients[0][1])
     return gradients
-
-
-def step(
-    cell: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h: Tensor | None,
-    c: Tensor | None,
-    save: bool,
-    cache: WeightCache | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One step: x (B, I), h and c (B, H) -> h, c (LSTM only), reserve (B, R*H) (with ``save``)."""
-    _, h_n, c_n, _, reserve = _core.layer_forward(
-        cell,
-        False,
-        False,
-        torch.get_num_threads(),
-        _readable(x),
-        weights,
-        _readable(h),
-        _readable(c),
-        None,
-        None,
-        None,
-        save,
-        False,
-        cache,
-    )
-    return h_n, c_n, reserve

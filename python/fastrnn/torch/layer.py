@@ -22,11 +22,9 @@ from torch.autograd import forward_ad
 
 from fastrnn.torch import formula, kernels, ops
 from fastrnn.torch.cache import WeightCache
+from fastrnn.torch.spec import Inputs, Spec
 
-__all__ = ["eager", "eager_layer", "layer", "step"]
-
-Options = tuple[str, bool, bool]
-Marks = tuple[Tensor | None, Tensor | None, Tensor | None]
+__all__ = ["eager", "eager_layer", "layer", "step", "unwatched"]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -39,114 +37,64 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        options: Options,
-        marks: Marks,
+        spec: Spec,
         cache: WeightCache | None,
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        seed: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        y, h_n, c_n, c, reserve = kernels.forward(
-            *options, x, weights, h0, c0, *marks, True, cache=cache
-        )
-        ctx.options = options
-        ctx.save_for_backward(x, h0, c0, *marks, y, c, reserve, *weights)
+        inputs = Inputs(x, weights, h0, c0, lengths, mask, reset, seed)
+        y, h_n, c_n, c, reserve = kernels.forward(spec, inputs, True, cache=cache)
+        ctx.spec = spec
+        saved = (h_n, c_n, reserve) if y is None else (y, c, reserve)
+        ctx.save_for_backward(x, h0, c0, lengths, mask, reset, seed, *saved, *weights)
         ctx.set_materialize_grads(False)
-        return (y, h_n) if c_n is None else (y, h_n, c_n)
+        return tuple(t for t in (y, h_n, c_n) if t is not None)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
+        x, h0, c0, lengths, mask, reset, seed, y, c, reserve, *weights = ctx.saved_tensors
+        inputs = Inputs(x, weights, h0, c0, lengths, mask, reset, seed)
+        needs = ctx.needs_input_grad
+        wanted = (*needs[2:5], *needs[9:])
+        is_step = x.dim() == 2
+        given = ((None,) if is_step else ()) + cotangents + (None,)
+        dy, dh_n, dc_n = given[:3]
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # create_graph=True
-            marks = lengths, mask, reset
-            gradients = ops.recomputed_gradients(
-                ctx.options, x, h0, c0, weights, marks, cotangents, wanted
-            )
+            if is_step:
+                gradients = _recomputed_step(ctx.spec, inputs, dh_n, dc_n, wanted)
+            else:
+                gradients = ops.recomputed_gradients(ctx.spec, inputs, (dy, dh_n, dc_n), wanted)
         else:
-            dy, dh_n, dc_n = cotangents if len(cotangents) == 3 else (*cotangents, None)
-            cell, batch_first, bidirectional = ctx.options
-            gradients = kernels.backward(
-                cell,
-                batch_first,
-                bidirectional,
-                x,
-                weights,
-                h0,
-                c0,
-                lengths,
-                mask,
-                reset,
-                y,
-                c,
-                reserve,
-                dy,
-                dh_n,
-                dc_n,
-                wanted,
-            )
-        return (None, None, None, *gradients)
+            saved, cotangents = (y, c, reserve), (dy, dh_n, dc_n)
+            gradients = kernels.backward(ctx.spec, inputs, saved, cotangents, wanted)
+        return (None, None, *gradients[:3], None, None, None, None, *gradients[3:])
 
 
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        cell: str,
-        cache: WeightCache | None,
-        x: Tensor,
-        h: Tensor | None,
-        c: Tensor | None,
-        *weights: Tensor,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        h_n, c_n, reserve = kernels.step(cell, x, weights, h, c, True, cache)
-        ctx.cell = cell
-        ctx.save_for_backward(x, h, c, h_n, c_n, reserve, *weights)
-        ctx.set_materialize_grads(False)
-        return h_n if c_n is None else (h_n, c_n)
+# what Function.apply does beyond it is for setup_context and for torch.func, which is not active
+_apply: Any = super(torch.autograd.Function, _Layer).apply
 
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, h, c, h_n, c_n, reserve, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        gradients: Sequence[Tensor | None]
-        if torch.is_grad_enabled():  # create_graph=True
-            h, c, dh, dc = (_sequence(t) for t in (h, c, *(*cotangents, None)[:2]))
-            dx, dh0, dc0, *dweights = ops.recomputed_gradients(
-                (ctx.cell, False, False),
-                x.unsqueeze(0),
-                h,
-                c,
-                weights,
-                (None, None, None),
-                (None, dh, dc),
-                wanted,
-            )
-            gradients = [*(None if g is None else g.squeeze(0) for g in (dx, dh0, dc0)), *dweights]
-        else:
-            dh, dc = (*cotangents, None)[:2]
-            gradients = kernels.backward(
-                ctx.cell,
-                False,
-                False,
-                x,
-                weights,
-                h,
-                c,
-                None,
-                None,
-                None,
-                h_n,
-                c_n,
-                reserve,
-                None,
-                dh,
-                dc,
-                wanted,
-            )
-        return (None, None, *gradients)
+
+def _recomputed_step(
+    spec: Spec, inputs: Inputs, dh: Tensor | None, dc: Tensor | None, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    cotangents = None, _sequence(dh), _sequence(dc)
+    found = ops.recomputed_gradients(spec, _as_sequence(inputs), cotangents, wanted)
+    states = (None if g is None else g.squeeze(0) for g in found[:3])
+    return [*states, *found[3:]]
+
+
+def _as_sequence(inputs: Inputs) -> Inputs:
+    """One step as a sequence of one step."""
+    return inputs._replace(
+        x=inputs.x.unsqueeze(0), h0=_sequence(inputs.h0), c0=_sequence(inputs.c0)
+    )
 
 
 def _sequence(step: Tensor | None) -> Tensor | None:
@@ -160,9 +108,13 @@ def eager(x: Tensor) -> bool:
     """Whether the core may be called at once: there is memory to read, and nobody who must see an
     operator.
     """
+    return unwatched(x) and x.is_cpu
+
+
+def unwatched(x: Tensor) -> bool:
+    """Whether nobody must see an operator."""
     return (
         type(x) in _PLAIN
-        and x.is_cpu
         and not torch.compiler.is_compiling()
         and not _transforms_active()
         and forward_ad._current_level < 0
@@ -171,90 +123,46 @@ def eager(x: Tensor) -> bool:
     )
 
 
-def layer(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None = None,
-    c0: Tensor | None = None,
-    lengths: Tensor | None = None,
-    mask: Tensor | None = None,
-    reset: Tensor | None = None,
-    cache: WeightCache | None = None,
-) -> tuple[Tensor, ...]:
-    """x (T, B, I) -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
+def layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
+    """-> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
 
-    D = 2 directions when ``bidirectional``, else 1; weights: w_ih, w_hh (, b_ih, b_hh) (, w_hr), D
-    times; h0 (D, B, P), c0 (D, B, H); P = H without w_hr. ``batch_first`` swaps T and
-    B of x, y, mask, reset. float32 or float64 throughout.
+    float32 or float64 throughout. ``cache``: where packed weights are kept for the next call.
     """
-    if eager(x):
-        return eager_layer(
-            (cell, batch_first, bidirectional), x, weights, h0, c0, (lengths, mask, reset), cache
-        )
-    inputs = x, weights, h0, c0, lengths, mask, reset
-    return _elsewhere(cell, batch_first, bidirectional, *inputs)
+    if eager(inputs.x):
+        return eager_layer(spec, inputs, cache)
+    if not torch.compiler.is_compiling() and (
+        _transforms_active() or forward_ad._current_level >= 0
+    ):
+        return formula.layer(spec, inputs)
+    # torch.jit.trace checks its graph without gradients, and wants the same one
+    save = (torch.is_grad_enabled() or _tracing()) and _needs_gradient(inputs)
+    y, h_n, c_n, _, _ = ops.layer(*spec, *inputs, save)
+    return (y, h_n, c_n) if spec.cell.startswith("lstm") else (y, h_n)
 
 
-def eager_layer(
-    options: Options,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None,
-    c0: Tensor | None,
-    marks: Marks = (None, None, None),
-    cache: WeightCache | None = None,
-) -> tuple[Tensor, ...]:
-    """:func:`layer` where :func:`eager` holds. options: cell, batch_first, bidirectional."""
-    if torch.is_grad_enabled() and _needs_gradient(x, weights, h0, c0):
-        return _Layer.apply(  # type: ignore[no-any-return, no-untyped-call]
-            options, marks, cache, x, h0, c0, *weights
-        )
-    y, h_n, c_n, _, _ = kernels.forward(*options, x, weights, h0, c0, *marks, False, cache=cache)
-    return (y, h_n) if c_n is None else (y, h_n, c_n)
+def eager_layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
+    """:func:`layer`, or one step, where :func:`eager` holds."""
+    if torch.is_grad_enabled() and _needs_gradient(inputs):
+        x, weights, *rest = inputs
+        results: tuple[Tensor, ...] = _apply(spec, cache, x, *rest, *weights)
+        return results
+    y, h_n, c_n, _, _ = kernels.forward(spec, inputs, False, cache=cache)
+    return tuple(t for t in (y, h_n, c_n) if t is not None)
 
 
-def _needs_gradient(
-    x: Tensor, weights: Sequence[Tensor], h0: Tensor | None, c0: Tensor | None
-) -> bool:
+def step(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
+    """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
+    if eager(inputs.x):
+        return eager_layer(spec, inputs, cache)
+    _, *finals = layer(spec, _as_sequence(inputs))
+    return tuple(final.squeeze(0) for final in finals)
+
+
+def _needs_gradient(inputs: Inputs) -> bool:
+    x, weights, h0, c0 = inputs[:4]
     if x.requires_grad or (h0 is not None and h0.requires_grad):
         return True
     for w in weights:
         if w.requires_grad:
             return True
     return c0 is not None and c0.requires_grad
-
-
-def _elsewhere(
-    cell: str, batch_first: bool, bidirectional: bool, *inputs: Any
-) -> tuple[Tensor, ...]:
-    if not torch.compiler.is_compiling() and (
-        _transforms_active() or forward_ad._current_level >= 0
-    ):
-        return formula.layer(cell, batch_first, bidirectional, *inputs)
-    x, weights, h0, c0 = inputs[:4]
-    # torch.jit.trace checks its graph without gradients, and wants the same one
-    save = (torch.is_grad_enabled() or _tracing()) and _needs_gradient(x, weights, h0, c0)
-    y, h_n, c_n, _, _ = ops.layer(cell, batch_first, bidirectional, *inputs, save)
-    return (y, h_n, c_n) if cell == "lstm" else (y, h_n)
-
-
-def step(
-    cell: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h: Tensor | None = None,
-    c: Tensor | None = None,
-    cache: WeightCache | None = None,
-) -> tuple[Tensor, ...]:
-    """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
-    if eager(x):
-        if torch.is_grad_enabled() and _needs_gradient(x, weights, h, c):
-            found = _Step.apply(cell, cache, x, h, c, *weights)  # type: ignore[no-untyped-call]
-            return found if isinstance(found, tuple) else (found,)
-        h_n, c_n, _ = kernels.step(cell, x, weights, h, c, False, cache)
-        return (h_n,) if c_n is None else (h_n, c_n)
-    _, *finals = layer(cell, False, False, x.unsqueeze(0), weights, _sequence(h), _sequence(c))
-    return tuple(final.squeeze(0) for final in finals)

@@ -6,6 +6,7 @@ forward of torch.nn's class, which computes it or says in its own words what is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch.nn.functional import dropout
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import _core
-from fastrnn.torch.cache import Cached, WeightCache
+from fastrnn import stack
+from fastrnn.torch.cache import WeightCache
 from fastrnn.torch.layer import eager, eager_layer, layer
+from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
+from fastrnn.torch.spec import Inputs, Spec, kind_of
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -28,11 +31,43 @@ Marks = tuple[Tensor | None, Tensor | None, Tensor | None]
 _NO_MARKS: Marks = (None, None, None)
 
 
-class _Recurrent(Cached, RNNBase):
+class _Recurrent(Optional, RNNBase):
     """What the three modules share. States travel as a list here: [h] or [h, c]."""
 
-    # of the GRU; on the class, so that modules that torch.nn's class made have it too
-    reset_after = True
+    recompute = False  # on the class, so that modules that torch.nn's class made have it too
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(recompute, bool):
+            raise TypeError(f"{type(self).__name__}: recompute must be a bool, got {recompute!r}")
+        self.recompute = recompute
+
+    def _kind(self) -> stack.Kind:
+        return kind_of(
+            self._cell(),
+            json.loads(self._options),
+            bias=self.bias,
+            proj_size=self.proj_size,
+            sizes=(self.input_size, self.hidden_size),
+            levels=self.num_layers,
+            directions=2 if self.bidirectional else 1,
+        )
+
+    def _register(self, kind: stack.Kind) -> None:
+        like = self.get_parameter("weight_ih_l0")
+        shapes = dict(kind.shapes())
+        each = len(shapes) // (kind.directions * self.num_layers)
+        names = list(shapes)
+        self._parameters.clear()
+        for name, shape in shapes.items():
+            value = torch.empty(shape, device=like.device, dtype=like.dtype)
+            self.register_parameter(name, torch.nn.Parameter(value))
+        self._flat_weights_names = names
+        self._all_weights = [names[i : i + each] for i in range(0, len(names), each)]
+        self._init_flat_weights()
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def forward(  # type: ignore[no-untyped-def]
         self,
@@ -75,8 +110,9 @@ class _Recurrent(Cached, RNNBase):
                 )
             return self._forward_packed(input, hx)
         marked = lengths is not None or mask is not None or reset is not None
+        seed = self._seed()
         if not marked and eager(input) and not autocast():
-            result = self._quick(input, hx)
+            result = self._quick(input, hx, seed)
             if result is not None:
                 return result
         batched = input.dim() == 3
@@ -98,35 +134,35 @@ class _Recurrent(Cached, RNNBase):
         if x.dtype is not computed or returned is not computed:
             x, *states = convert([x, *states], computed)  # type: ignore[misc]
             weights = convert(weights, computed)
-        y, finals = self._run(x, states, weights, marks, batch_first)
+        y, finals = self._run(x, states, weights, marks, batch_first, seed)
         if returned is not computed:
             y, *finals = convert([y, *finals], returned)
         if not batched:
             y, *finals = (t.squeeze(1) for t in (y, *finals))
         return y, self._hx(finals)
 
-    def _quick(self, x: Tensor, hx: Any) -> Any:
+    def _quick(self, x: Tensor, hx: Any, seed: Tensor | None) -> Any:
         """The result, where nothing about the call is unusual; else None."""
         states = self._states(hx)
         if states is None:
             return None
         weights = self._weights()
-        options = self._cell(), self.batch_first, self.bidirectional
+        spec = self._spec(self.batch_first)
         layers = self.num_layers
         caches = self._layer_caches(layers)
         result: Any
         if torch.is_grad_enabled():
             if layers > 1 or x.dim() != 3 or x.shape[self.batch_first] == 0:
                 return None
+            inputs = Inputs(x, weights, *_pair(states), seed=seed)
             try:
-                result = eager_layer(options, x, weights, *_pair(states), cache=caches[0])
+                result = eager_layer(spec, inputs, caches[0])
             except (TypeError, ValueError):
                 return None  # to be read in another way, or refused in the words of torch
-        elif self.training and self.dropout > 0 and layers > 1:
+        elif seed is not None or (self.training and self.dropout > 0 and layers > 1):
             return None
         else:
-            threads = torch.get_num_threads()
-            result = _core.stack_forward(*options, threads, x, weights, *_pair(states), caches)
+            result = spec.plan.stack(torch.get_num_threads(), x, weights, *_pair(states), caches)
         if result is None or len(result) == 2:
             return result
         y, h_n, c_n = result
@@ -152,7 +188,7 @@ class _Recurrent(Cached, RNNBase):
             weights = convert(weights, computed)
         rows = _Rows(batch_sizes, data.size(0), T, B)
         marks: Marks = (rows.lengths, None, None)
-        y, finals = self._run(rows.pad(data), states, weights, marks, False, rows)
+        y, finals = self._run(rows.pad(data), states, weights, marks, False, self._seed(), rows)
         y = rows.pack(y)
         if returned is not computed:
             y, *finals = convert([y, *finals], returned)
@@ -167,27 +203,23 @@ class _Recurrent(Cached, RNNBase):
         weights: Sequence[Tensor],
         marks: Marks,
         batch_first: bool,
+        seed: Tensor | None,
         rows: _Rows | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """All layers. -> y, [h_n] or [h_n, c_n]"""
         layers, D = self.num_layers, 2 if self.bidirectional else 1
         each = len(weights) // layers
-        cell = self._cell()
         caches: Sequence[WeightCache | None] = [None] * layers
         if not torch.compiler.is_compiling():
             caches = self._layer_caches(layers)
-        if layers == 1:
-            y, *finals = layer(
-                cell, batch_first, D == 2, x, weights, *_pair(states), *marks, caches[0]
-            )
-            return y, finals
         per_layer: list[Sequence[Tensor]] = []
         for index in range(layers):
             own = weights[index * each : (index + 1) * each]
             given = [s[index * D : (index + 1) * D] for s in states] if states else None
-            x, *finals = layer(
-                cell, batch_first, D == 2, x, own, *_pair(given), *marks, caches[index]
-            )
+            inputs = Inputs(x, own, *_pair(given), *marks, seed)
+            x, *finals = layer(self._spec(batch_first, index), inputs, caches[index])
+            if layers == 1:
+                return x, finals
             per_layer.append(finals)
             if self.dropout > 0 and self.training and index + 1 < layers:
                 x = _dropout(x, self.dropout, batch_first, rows)
@@ -195,8 +227,13 @@ class _Recurrent(Cached, RNNBase):
 
     # ------------------------------------------------------------------ what came
 
-    def _cell(self) -> str:
+    def _plain_cell(self) -> str:
         return _CELLS[self.mode] if self.reset_after else "gru_reset_before"
+
+    def _spec(self, batch_first: bool, level: int = 0) -> Spec:
+        return Spec(
+            self._cell(), batch_first, self.bidirectional, self._options, level, self.recompute
+        )
 
     def _states(self, hx: Any) -> list[Tensor] | None:
         """hx as a list, empty for None; None where it is not what it should be."""
@@ -277,23 +314,29 @@ class _Recurrent(Cached, RNNBase):
         """Leave it to torch.nn's class: it computes what the core cannot, and has the words for
         what is wrong.
         """
-        if marked or not self.reset_after:
+        if marked or not self.reset_after or self._options:
             if isinstance(input, PackedSequence):
                 input = input.data
             device = input.device
             if device.type in ("cpu", "meta"):
                 self._raise_as_torch(input, hx)
             raise NotImplementedError(
-                f"{type(self).__name__}: lengths, mask, reset and reset_after=False are computed "
-                f"on the CPU in float16, bfloat16, float32 and float64 alone; got {input.dtype} on "
-                f"{device}"
+                f"{type(self).__name__}: lengths, mask, reset and options beyond torch.nn's are "
+                f"computed on the CPU in float16, bfloat16, float32 and float64 alone; got "
+                f"{input.dtype} on {device}"
             )
         return super().forward(input, hx)
 
     def _raise_as_torch(self, input: Tensor, hx: Any) -> None:
         """What torch.nn's class raises for this input and state; nothing if it raises nothing."""
+        like = self._weights()[0]
+        names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional"
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.mode == "LSTM":
+            arguments["proj_size"] = self.proj_size
+        kind = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU}.get(self.mode, torch.nn.RNN)
         with torch.no_grad():
-            super().forward(input, hx)
+            kind(**arguments, device=like.device, dtype=like.dtype)(input, hx)
 
 
 class _Rows:
@@ -304,10 +347,9 @@ class _Rows:
         self.lengths: Tensor | None = None
         self.index: Tensor | None = None
         if torch.compiler.is_compiling() or int(batch_sizes[-1]) < B:
-            self.lengths = (torch.arange(B) < batch_sizes.unsqueeze(1)).sum(0)
-            step = torch.repeat_interleave(torch.arange(T), batch_sizes, output_size=rows)
-            before = batch_sizes.cumsum(0) - batch_sizes  # rows of all earlier steps
-            self.index = torch.arange(rows) + (torch.arange(T) * B - before)[step]
+            taken = torch.arange(B) < batch_sizes.unsqueeze(1)  # (T, B)
+            self.lengths = taken.sum(0)
+            self.index = torch.nonzero_static(taken.flatten(), size=rows).squeeze(1)
 
     def pad(self, data: Tensor) -> Tensor:
         T, B = self.shape
@@ -345,6 +387,9 @@ class RNN(_Recurrent, torch.nn.RNN):
     """:class:`torch.nn.RNN` (Elman 1990), computed by fastrnn. Same arguments, names, state_dict
     and errors.
 
+    By keyword alone: ``activations``, ``clip``, ``layer_norm``, ``zoneout``, ``recurrent_dropout``,
+    ``weight_dropout`` as in :class:`fastrnn.RNN`, with masks from torch's generator, and
+    ``recompute=True`` to train in little memory (``save="recompute"`` of the functional interface).
     ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """
 
@@ -353,6 +398,7 @@ class LSTM(_Recurrent, torch.nn.LSTM):
     """:class:`torch.nn.LSTM` (Hochreiter & Schmidhuber 1997; with ``proj_size`` Sak et al. 2014),
     computed by fastrnn. Same arguments, names, state_dict and errors.
 
+    By keyword alone: the options of :class:`RNN`, and ``peephole``, ``coupled``, ``cell_clip``.
     ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """
 
@@ -362,14 +408,11 @@ class GRU(_Recurrent, torch.nn.GRU):
     state_dict and errors.
 
     ``reset_after=False``: the reset gate acts before the recurrent product, n = tanh(W_in x + b_in
-    + W_hn (r * h) + b_hn), as in version 3 of the paper. ``forward`` also takes ``lengths=``,
-    ``mask=`` and ``reset=``.
+    + W_hn (r * h) + b_hn), as in version 3 of the paper. Further the options of :class:`RNN`.
+    ``forward`` also takes ``lengths=``, ``mask=`` and ``reset=``.
     """
 
     def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         if not reset_after:
-            self.reset_after = False
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+            self.__dict__["reset_after"] = False  # the options' check is to know
+        super().__init__(*args, **kwargs)

@@ -14,77 +14,80 @@ import torch
 from torch import Tensor
 
 from fastrnn.torch import formula, kernels
+from fastrnn.torch.spec import Inputs, Spec
 
 __all__ = ["layer"]
 
 _library = torch.library.Library("fastrnn", "DEF")  # type: ignore[no-untyped-call]
-_INPUTS = (
-    "str cell, bool batch_first, bool bidirectional, Tensor x, Tensor[] weights, Tensor? h0, "
-    "Tensor? c0, Tensor? lengths, Tensor? mask, Tensor? reset"
-)
+_ARGUMENTS = (
+    "str cell, bool batch_first, bool bidirectional, str options, int level, bool recompute, "
+    "Tensor x, Tensor[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? mask, "
+    "Tensor? reset, Tensor? seed"
+)  # a Spec, and Inputs
 _library.define(  # type: ignore[no-untyped-call]
-    f"layer({_INPUTS}, bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor reserve)",
+    f"layer({_ARGUMENTS}, bool save) -> "
+    "(Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor reserve)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(  # type: ignore[no-untyped-call]
-    f"layer_backward({_INPUTS}, Tensor y, Tensor c, Tensor reserve, Tensor? dy, Tensor? dh_n, "
+    f"layer_backward({_ARGUMENTS}, Tensor y, Tensor c, Tensor reserve, Tensor? dy, Tensor? dh_n, "
     "Tensor? dc_n, bool[] wanted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
+def _parts(arguments: Sequence[Any]) -> tuple[Spec, Inputs, Sequence[Any]]:
+    middle = len(Spec._fields)
+    end = middle + len(Inputs._fields)
+    return Spec(*arguments[:middle]), Inputs(*arguments[middle:end]), arguments[end:]
+
+
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
-    x, lengths, mask = arguments[3], arguments[7], arguments[8]
-    results = kernels.forward(*(*arguments, lengths is not None or mask is not None))
-    return tuple(x.new_empty(0) if result is None else result for result in results)
+    spec, inputs, (save,) = _parts(arguments)
+    filled = inputs.lengths is not None or inputs.mask is not None
+    results = kernels.forward(spec, inputs, save, filled)
+    return tuple(inputs.x.new_empty(0) if result is None else result for result in results)
 
 
-def _layer_fake(
-    cell: str,
-    batch_first: bool,
-    bidirectional: bool,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    h0: Tensor | None,
-    c0: Tensor | None,
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    reset: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, ...]:
-    D = 2 if bidirectional else 1
-    H, P = weights[0].shape[0] // formula.GATES[cell], weights[1].shape[1]
-    kept = (kernels.RESERVE[cell] + len(weights) // D % 2) * H  # with w_hr one more
-    T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
-    lstm = cell == "lstm"
+class _Sizes:
+    """Of a layer, symbolic where a compiler has them so."""
+
+    def __init__(self, spec: Spec, inputs: Inputs) -> None:
+        x, weights = inputs.x, inputs.weights
+        self.D = spec.directions
+        self.T, self.B = (x.shape[1], x.shape[0]) if spec.batch_first else x.shape[:2]
+        self.H, self.P = weights[0].shape[0] // spec.gates, weights[1].shape[1]
+
+
+def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    spec, inputs, (save,) = _parts(arguments)
+    x, n = inputs.x, _Sizes(spec, inputs)
+    lstm = spec.cell.startswith("lstm")
+    T, kept = kernels.kept(spec, inputs, n.T, n.B, n.H, n.P)
     return (
-        x.new_empty((x.shape[0], x.shape[1], D * P)),
-        x.new_empty((D, B, P)),
-        x.new_empty((D, B, H) if lstm else (0,)),
-        x.new_empty((D, T, B, H) if lstm and save else (0,)),
-        x.new_empty((D, T, B, kept) if kernels.RESERVE[cell] and save else (0,)),
+        x.new_empty((x.shape[0], x.shape[1], n.D * n.P)),
+        x.new_empty((n.D, n.B, n.P)),
+        x.new_empty((n.D, n.B, n.H) if lstm else (0,)),
+        x.new_empty((n.D, T, n.B, n.H) if lstm and save else (0,)),
+        x.new_empty((n.D, T, n.B, kept) if kept and save else (0,)),
     )
 
 
 def _layer_backward(*arguments: Any) -> list[Tensor]:
-    *inputs, y, c, reserve, dy, dh_n, dc_n, wanted = arguments
-    cell = inputs[0]
-    if cell != "lstm":
-        c = dc_n = None
-    if not kernels.RESERVE[cell]:
-        reserve = None
-    gradients = kernels.backward(*(*inputs, y, c, reserve, dy, dh_n, dc_n, wanted))
+    spec, inputs, (y, c, reserve, *cotangents, wanted) = _parts(arguments)
+    if not spec.cell.startswith("lstm"):
+        c = cotangents[2] = None
+    saved = y, c, reserve if reserve.dim() == 4 else None
+    gradients = kernels.backward(spec, inputs, saved, cotangents, wanted)
     return [gradient for gradient in gradients if gradient is not None]
 
 
 def _layer_backward_fake(*arguments: Any) -> list[Tensor]:
-    cell, batch_first, bidirectional, x, weights = arguments[:5]
-    wanted = arguments[-1]
-    D = 2 if bidirectional else 1
-    B = x.shape[0] if batch_first else x.shape[1]
-    H, P = weights[0].shape[0] // formula.GATES[cell], weights[1].shape[1]
-    shapes = [x.shape, (D, B, P), (D, B, H), *(w.shape for w in weights)]
-    return [x.new_empty(shape) for shape, want in zip(shapes, wanted, strict=True) if want]
+    spec, inputs, (*_, wanted) = _parts(arguments)
+    n = _Sizes(spec, inputs)
+    states = (n.D, n.B, n.P), (n.D, n.B, n.H)
+    shapes = [inputs.x.shape, *states, *(w.shape for w in inputs.weights)]
+    return [inputs.x.new_empty(shape) for shape, want in zip(shapes, wanted, strict=True) if want]
 
 
 _library.impl("layer", _layer, "CPU")  # type: ignore[no-untyped-call]
@@ -97,59 +100,34 @@ _backward = torch.ops.fastrnn.layer_backward.default
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    cell, batch_first, bidirectional, x, weights, h0, c0, lengths, mask, reset, save = inputs
+    ctx.spec, (x, weights, *rest), (ctx.save,) = _parts(inputs)
     y, _, c_n, c, reserve = output
-    ctx.options = cell, batch_first, bidirectional
-    ctx.save = save
-    ctx.save_for_backward(x, h0, c0, lengths, mask, reset, y, c, reserve, *weights)
+    ctx.save_for_backward(x, *rest, y, c, reserve, *weights)
     ctx.set_materialize_grads(False)
-    unused = (c, reserve) if cell == "lstm" else (c_n, c, reserve)
+    unused = (c, reserve) if ctx.spec.cell.startswith("lstm") else (c_n, c, reserve)
     ctx.mark_non_differentiable(*unused)
 
 
 def _differentiate(
     ctx: Any, dy: Any, dh_n: Any, dc_n: Any, dc: Any, dreserve: Any
 ) -> tuple[Any, ...]:
-    x, h0, c0, lengths, mask, reset, y, c, reserve, *weights = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    wanted = [needs[3], needs[5], needs[6], *needs[4]]
+    x, h0, c0, lengths, mask, reset, seed, y, c, reserve, *weights = ctx.saved_tensors
+    inputs = Inputs(x, weights, h0, c0, lengths, mask, reset, seed)
+    needs, first = ctx.needs_input_grad, len(Spec._fields)  # of x, weights, h0, c0, ...
+    wanted = [needs[first], needs[first + 2], needs[first + 3], *needs[first + 1]]
     gradients: Sequence[Tensor | None]
     if ctx.save and not (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
-        found = iter(
-            _backward(
-                *ctx.options,
-                x,
-                weights,
-                h0,
-                c0,
-                lengths,
-                mask,
-                reset,
-                y,
-                c,
-                reserve,
-                dy,
-                dh_n,
-                dc_n,
-                wanted,
-            )
-        )
+        found = iter(_backward(*ctx.spec, *inputs, y, c, reserve, dy, dh_n, dc_n, wanted))
         gradients = [next(found) if want else None for want in wanted]
     else:
-        gradients = recomputed_gradients(
-            ctx.options, x, h0, c0, weights, (lengths, mask, reset), (dy, dh_n, dc_n), wanted
-        )
+        gradients = recomputed_gradients(ctx.spec, inputs, (dy, dh_n, dc_n), wanted)
     dx, dh0, dc0, *dweights = gradients
-    return None, None, None, dx, dweights, dh0, dc0, None, None, None, None
+    return (*(None,) * first, dx, dweights, dh0, dc0, None, None, None, None, None)
 
 
 def recomputed_gradients(
-    options: tuple[str, bool, bool],
-    x: Tensor,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    marks: tuple[Tensor | None, Tensor | None, Tensor | None],
+    spec: Spec,
+    inputs: Inputs,
     cotangents: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
@@ -157,21 +135,21 @@ def recomputed_gradients(
     again.
     """
     differentiable = torch.is_grad_enabled()
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(inputs.x.device.type, enabled=False):
         # Aliases: an input may have been computed from another one, and only the direct dependence
         # counts here.
-        x, *weights = (i.view_as(i) for i in (x, *weights))
-        h0, c0 = (None if i is None else i.view_as(i) for i in (h0, c0))
-        inputs = (x, h0, c0, *weights)
-        results = formula.layer(*options, x, weights, h0, c0, *marks)
+        x, *weights = (i.view_as(i) for i in (inputs.x, *inputs.weights))
+        h0, c0 = (None if i is None else i.view_as(i) for i in (inputs.h0, inputs.c0))
+        sources = (x, h0, c0, *weights)
+        results = formula.layer(spec, inputs._replace(x=x, weights=weights, h0=h0, c0=c0))
         pairs = [
             (result, cotangent)
             for result, cotangent in zip(results, cotangents, strict=False)
             if cotangent is not None and result.requires_grad
         ]
-        asked = [i for i, want in zip(inputs, wanted, strict=True) if want and i is not None]
+        asked = [i for i, want in zip(sources, wanted, strict=True) if want and i is not None]
         if not pairs:
-            return [None] * len(inputs)
+            return [None] * len(sources)
         found = iter(
             torch.autograd.grad(
                 [result for result, _ in pairs],
@@ -183,7 +161,7 @@ def recomputed_gradients(
         )
     return [
         next(found) if want and i is not None else None
-        for i, want in zip(inputs, wanted, strict=True)
+        for i, want in zip(sources, wanted, strict=True)
     ]
 
 

@@ -46,9 +46,7 @@ def dtypes(
     return (torch.float32, dtype) if dtype in _HALF else None
 
 
-def autocast() -> bool:
-    """Whether autocast is on, on any device."""
-    return torch._C._is_any_autocast_enabled()
+autocast = torch._C._is_any_autocast_enabled  # whether it is on, on any device
 
 
 def computable(x: Tensor, weight: Tensor) -> bool:

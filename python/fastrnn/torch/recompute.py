@@ -1,0 +1,143 @@
+"""``recompute=True``: forward keeps the state where chunks of steps begin, backward runs forward
+again from there (:mod:`fastrnn.checkpoint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrnn import checkpoint
+from fastrnn.reference.features import LayerNorm, Settings
+from fastrnn.torch.spec import Inputs, Results, Spec
+
+__all__ = ["backward", "chunks", "forward"]
+
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_NORMS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+
+
+def chunks(T: int, B: int) -> int:
+    """How many there are; symbolic if T and B are."""
+    larger: Any = torch.sym_max
+    length = larger(1, checkpoint.RECOMPUTE_ROWS // larger(1, B))
+    number: int = larger(1, (T + length - 1) // length)
+    return number
+
+
+def forward(spec: Spec, inputs: Inputs) -> Results:
+    """As :func:`fastrnn.torch.kernels.forward` with ``save``, but for reserve (D, N, B, P) and c
+    (D, N, B, H): h and c before each of N chunks.
+    """
+    results: list[tuple[Any, ...]] = []
+    for d, call in enumerate(_calls(spec, inputs)):
+        h0, c0 = (_numpy(s if s is None else s[d]) for s in (inputs.h0, inputs.c0))
+        y, h_n, c_n, saved, _, _ = checkpoint.forward(call, h0, c0, "recompute", False)
+        states = []
+        for last, kept in (
+            (h_n, [s[0] for s in saved.states]),
+            (c_n, [s[1] for s in saved.states]),
+        ):
+            if last is not None:
+                states.append(np.stack([np.zeros_like(last) if s is None else s for s in kept]))
+        results.append((y, h_n, c_n, *reversed(states)))
+    y, h_n, c_n, *kept = zip(*results, strict=True)
+    c, reserve = (None, *kept)[-2:]
+    output = y[0] if len(y) == 1 else np.concatenate(y, axis=-1)
+
+    def stacked(each: Any) -> Any:
+        return None if each is None or each[0] is None else torch.from_numpy(np.stack(each))
+
+    return torch.from_numpy(output), stacked(h_n), stacked(c_n), stacked(c), stacked(reserve)
+
+
+def backward(
+    spec: Spec,
+    inputs: Inputs,
+    saved: tuple[Tensor, Tensor | None, Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """As :func:`fastrnn.torch.kernels.backward`."""
+    _, c, reserve = saved
+    dy, dh_n, dc_n = (_numpy(t) for t in cotangents)
+    dx: Any = None
+    states: list[tuple[Any, Any]] = []
+    dweights: list[Any] = []
+    for d, call in enumerate(_calls(spec, inputs)):
+        h_states = _numpy(reserve)[d]
+        c_states = [None] * len(h_states) if c is None else _numpy(c)[d]
+        length = call.chunk_length("recompute")
+        kept = checkpoint.Saved(call, length, list(zip(h_states, c_states, strict=True)))
+        columns = None if dy is None else np.split(dy, spec.directions, axis=-1)[d]
+        dh, dc = (None if s is None else s[d] for s in (dh_n, dc_n))
+        part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0, *more = checkpoint.backward(
+            call.function, kept, columns, dh, dc, None, 0.0, False
+        )
+        dx = part if dx is None else np.add(dx, part, out=dx)
+        states.append((dh0, dc0))
+        dweights += [g for g in (dw_ih, dw_hh, db_ih, db_hh, *more[:6]) if g is not None]
+    dh0, dc0 = (None if s[0] is None else np.stack(s) for s in zip(*states, strict=True))
+    gradients = (dx, dh0, dc0, *dweights)
+    return [
+        torch.from_numpy(g) if want and g is not None else None
+        for g, want in zip(gradients, wanted, strict=True)
+    ]
+
+
+def _calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
+    """Of each direction."""
+    x = _numpy(inputs.x)
+    lengths = None
+    if inputs.lengths is not None:
+        steps = x.shape[1 if spec.batch_first else 0]
+        lengths = checkpoint.checked_lengths("layer_forward", _numpy(inputs.lengths), steps)
+    keys = spec.keys(inputs.seed)
+    calls = []
+    for d, row in enumerate(spec.rows(inputs.weights)):
+        w = {name: _numpy(weight) for name, weight in row.items()}
+        w_ih, w_hh, b_ih, b_hh = (w.get(name) for name in _WEIGHTS)
+        call = checkpoint.Call(
+            "layer_forward",
+            spec.cell,
+            x,
+            (w_ih, w_hh, b_ih, b_hh),
+            lengths,
+            _numpy(inputs.mask),
+            _numpy(inputs.reset),
+            d == 1,
+            spec.batch_first,
+            None,
+            _settings(spec, w, None if keys is None else keys[d]),
+            x,
+            torch.get_num_threads(),
+        )
+        calls.append(call)
+    return calls
+
+
+def _settings(spec: Spec, w: dict[str, Any], key: int | None) -> Settings | None:
+    if not spec.options and "weight_hr" not in w:
+        return None
+    on = spec.settings or Settings()
+    norm = on.layer_norm
+    if norm is not None:
+        gain_ih, gain_hh, gain_c, bias_c = (w.get(name) for name in _NORMS)
+        norm = LayerNorm(gain_ih, gain_hh, gain_c, bias_c, norm.variant, norm.eps)
+    return replace(
+        on,
+        w_hr=w.get("weight_hr"),
+        peephole=w.get("peephole"),
+        layer_norm=norm,
+        seed=key or 0,
+        training=key is not None,
+    )
+
+
+def _numpy(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().resolve_neg().numpy()
