@@ -16,6 +16,7 @@ inline Function function_of(const std::string& name) {
       "sigmoid",    "tanh",        "relu", "affine",   "leakyrelu", "thresholdedrelu",
       "scaledtanh", "hardsigmoid", "elu",  "softsign", "softplus"};
   const auto found = std::find(std::begin(kNames), std::end(kNames), name);
+  if (found == std::end(kNames)) throw ValueError("no activation is called '" + name + "'");
   return static_cast<Function>(found - std::begin(kNames));
 }
 

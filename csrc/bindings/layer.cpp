@@ -60,7 +60,9 @@ struct Layer {
   const Plan& plan;
   int threads;
   bool step = false;
-  std::vector<py::object> owners = {};
+  std::vector<py::object> owners;
+
+  Layer(const char* name, const Plan& of, int on) : function(name), plan(of), threads(on) {}
 
   const CellInfo& info() const { return plan.info(); }
 
@@ -358,7 +360,7 @@ Inputs take_inputs(Layer& layer, const py::tuple& inputs, py::handle keys) {
 // -> (y, h_n, c_n, c, reserve), None for what there is not
 py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
                         bool save, bool filled, WeightCache* cache) {
-  Layer layer{"layer_forward", plan, threads};
+  Layer layer("layer_forward", plan, threads);
   const Inputs in = take_inputs(layer, inputs, keys);
   Calls calls(layer, in);
   const int64_t T = calls.T, B = calls.B, H = calls.H, P = calls.P, D = plan.directions;
@@ -387,7 +389,7 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
 py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
                         py::handle y, py::handle c, py::handle reserve, py::handle dy,
                         py::handle dh_n, py::handle dc_n, const std::vector<bool>& wanted) {
-  Layer layer{"layer_backward", plan, threads};
+  Layer layer("layer_backward", plan, threads);
   const Inputs in = take_inputs(layer, inputs, keys);
   Calls calls(layer, in);
   const KeptUnits kept = plan.kept(calls.H, in.projected);
@@ -476,7 +478,7 @@ Tensor rows_of(Tensor tensor, int64_t first, int64_t count) {
 py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle weights,
                          py::handle h0, py::handle c0,
                          const std::vector<WeightCache*>& caches) try {
-  Layer layer{"stack_forward", plan, threads};
+  Layer layer("stack_forward", plan, threads);
   if (!dlpack::exchange_api(x) || negated(x) || negated(h0) || negated(c0)) return py::none();
   Inputs in = take_inputs(layer, x, h0, c0);
   const Tensors all = tensors_of(layer.function, "weights", weights);
@@ -560,13 +562,13 @@ py::object cell_step(const Plan& plan, int threads, const py::dict& parameters, 
   }
   std::vector<PyObject*> weights = cell_weights(plan, parameters);
   if (weights.empty()) return py::none();
-  Layer layer{"cell_step", plan, threads};
+  Layer layer("cell_step", plan, threads);
   Inputs in = take_inputs(layer, x, h, c);
   if (!layer.step) return py::none();
   take_weights(layer, {weights.data(), weights.size()}, in);
   Calls calls(layer, in);
   const Shape shape = layer.state_shape(calls.B, calls.H);
-  const py::object h_n = new_tensor(x, shape, in.x.dtype);
+  py::object h_n = new_tensor(x, shape, in.x.dtype);
   Outputs out;
   out.h_n = layer.take("h_n", h_n);
   py::object c_n;
