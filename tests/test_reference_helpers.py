@@ -20,8 +20,10 @@ def fails(*args: Any, **kwargs: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("kind", ["forward", "gradient"])
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [(dtype, kind) for dtype in TOLERANCES for kind in TOLERANCES[dtype]],
+)
 def test_error_is_measured_against_the_largest_entry(dtype: str, kind: str) -> None:
     allowed = TOLERANCES[dtype][kind]
     assert not fails([8.0, 1.0 + 7.0 * allowed], [8.0, 1.0], dtype, kind)
