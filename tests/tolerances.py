@@ -25,8 +25,11 @@ TOLERANCES = {
 
 def tolerance(dtype: npt.DTypeLike, kind: str, T: int = 1) -> float:
     """The relative error allowed for a kind of result of a sequence of T steps."""
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name  # NumPy knows no bfloat16
-    return float(TOLERANCES[name][kind] * np.sqrt(max(T, 100) / 100))
+    return float(TOLERANCES[_name(dtype)][kind] * np.sqrt(max(T, 100) / 100))
+
+
+def _name(dtype: npt.DTypeLike) -> str:
+    return dtype if isinstance(dtype, str) else np.dtype(dtype).name  # NumPy knows no bfloat16
 
 
 def assert_close(
@@ -72,7 +75,7 @@ def assert_close(
     raise AssertionError(
         f"{name}: {int(bad.sum())} of {bad.size} entries are off; the worst is [{at}] = "
         f"{a[worst]!r}, expected {e[worst]!r}: error {error[worst]:.3g} is {relative:.3g} of "
-        f"{size:.3g}, allowed {tolerance(dtype, kind, T):.3g} ({np.dtype(dtype).name} {kind}, "
+        f"{size:.3g}, allowed {tolerance(dtype, kind, T):.3g} ({_name(dtype)} {kind}, "
         f"T = {T})"
     )
 
