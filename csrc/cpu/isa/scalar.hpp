@@ -15,13 +15,13 @@ template <class T>
 struct Bits;
 template <>
 struct Bits<float> {
-  using Integer = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127;
+  using Integer = uint32_t;
+  static constexpr int kMantissa = 23;
 };
 template <>
 struct Bits<double> {
-  using Integer = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023;
+  using Integer = uint64_t;
+  static constexpr int kMantissa = 52;
 };
 
 template <class T>
@@ -84,8 +84,7 @@ inline Vec<T> abs(Vec<T> a) {
 template <class T>
 inline Vec<T> low_bits_to_exponent(Vec<T> z) {
   using Integer = typename Bits<T>::Integer;
-  return {__builtin_bit_cast(
-      T, static_cast<Integer>(__builtin_bit_cast(Integer, z.v) << Bits<T>::kMantissa))};
+  return {__builtin_bit_cast(T, __builtin_bit_cast(Integer, z.v) << Bits<T>::kMantissa)};
 }
 template <class T>
 inline bool less(Vec<T> a, Vec<T> b) {

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import GATES
 from ..problem import Array, Problem
 
-# ONNX's gates, as places in torch's order: i o f c of i f g o, z r h of r z n.
-_GATE_ORDER = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def inputs(problem: Problem) -> dict[str, Array]:
@@ -30,6 +28,7 @@ def inputs(problem: Problem) -> dict[str, Array]:
 def model(problem: Problem) -> bytes:
     """Input x (T, B, I), output y (T, B, D*H); for a step (1, B, H)."""
     onnx: Any = import_module("onnx")
+    translation: Any = import_module("fastrnn.onnx.translation")
     make, case = onnx.helper, problem.case
     nodes, constants = [], []
 
@@ -43,14 +42,9 @@ def model(problem: Problem) -> bytes:
     for layer in range(case.layers):
         ends = [f"_l{layer}", f"_l{layer}_reverse"][: case.directions]
 
-        def stacked(kind: str, ends: list[str] = ends) -> Array:
-            return np.stack([_reordered(problem.cell, problem.parameters[kind + e]) for e in ends])
-
-        weights = [
-            constant(f"W{layer}", stacked("weight_ih")),
-            constant(f"R{layer}", stacked("weight_hh")),
-            constant(f"B{layer}", np.concatenate([stacked("bias_ih"), stacked("bias_hh")], 1)),
-        ]
+        rows = [{name: problem.parameters[name + end] for name in _NAMES} for end in ends]
+        arrays = translation.write(problem.cell, rows)
+        weights = [constant(f"{name}{layer}", arrays[name]) for name in "WRB"]
         optional = ["lengths", f"h{layer}", f"c{layer}"][: 3 if problem.cell == "lstm" else 2]
         attributes: dict[str, Any] = {"hidden_size": case.hidden_size}
         if case.bidirectional:
@@ -75,8 +69,3 @@ def model(problem: Problem) -> bytes:
     graph = make.make_graph(nodes, problem.cell, declared, [output], constants)
     built = make.make_model(graph, opset_imports=[make.make_opsetid("", 14)], ir_version=8)
     return bytes(built.SerializeToString())
-
-
-def _reordered(cell: str, value: Array) -> Array:
-    gates = GATES[cell]
-    return value.reshape(gates, -1, *value.shape[1:])[_GATE_ORDER[cell]].reshape(value.shape)
