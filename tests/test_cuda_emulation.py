@@ -73,6 +73,20 @@ def run_emulated(
     return run_folder
 
 
+def test_16_bit_floats_are_converted_as_the_hardware_does(tmp_path: Path) -> None:
+    source, test = EMULATION / "test_values.cpp", tmp_path / "test"
+    run(
+        program(os.environ.get("CXX", "c++")),
+        *FLAGS,
+        "-O1",
+        f"-I{ROOT / 'cuda'}",
+        source,
+        "-o",
+        test,
+    )
+    assert run(test).count("ok ") == 5
+
+
 def test_cuda_backend_holds_every_claim(
     run_emulated: Callable[[Path], CompletedProcess[str]],
 ) -> None:
