@@ -78,6 +78,7 @@ class FamilyGradients(NamedTuple):
 
 # lengths, mask, reset, reverse, batch_first
 Options = tuple[npt.ArrayLike | None, npt.ArrayLike | None, npt.ArrayLike | None, bool, bool]
+Given = tuple[Array, Arrays, Array | None, float]  # dy, dfinal, dgates, clip: of sequence.backward
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,7 +235,7 @@ def lstm_backward(
     """
     final = {"dh_n": dh_n, "dc_n": dc_n}
     g = _backward("lstm", saved, dy, final, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, dgates, grad_clip, return_step_norms) else LSTMGradients(*g[:7])  # type: ignore[arg-type]
+    return g if extended(saved, dgates, grad_clip, return_step_norms) else LSTMGradients(*g[:7])  # type: ignore[arg-type]
 
 
 def gru_backward(
@@ -250,7 +251,7 @@ def gru_backward(
     """Back-propagation through time of `gru_forward`; as `lstm_backward`, dc_n with w_hr alone."""
     final = {"dh_n": dh_n, "dc_n": dc_n}
     g = _backward("gru", saved, dy, final, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, dgates, grad_clip, return_step_norms) else GRUGradients(*g[:6])
+    return g if extended(saved, dgates, grad_clip, return_step_norms) else GRUGradients(*g[:6])
 
 
 def rnn_backward(
@@ -264,7 +265,7 @@ def rnn_backward(
 ) -> RNNGradients | FamilyGradients:
     """Back-propagation through time of `rnn_forward`; as `lstm_backward`, without c."""
     g = _backward("rnn", saved, dy, {"dh_n": dh_n}, dgates, grad_clip, return_step_norms)
-    return g if _extended(saved, dgates, grad_clip, return_step_norms) else RNNGradients(*g[:6])
+    return g if extended(saved, dgates, grad_clip, return_step_norms) else RNNGradients(*g[:6])
 
 
 def lstm_step(
@@ -380,7 +381,7 @@ def _step(
     return sequence.forward(p)[1]
 
 
-def _extended(saved: Any, dgates: Any, grad_clip: float | None, return_step_norms: bool) -> bool:
+def extended(saved: Any, dgates: Any, grad_clip: float | None, return_step_norms: bool) -> bool:
     more = dgates is not None or grad_clip is not None or return_step_norms
     return more or not saved.features.plain
 
@@ -395,6 +396,14 @@ def _backward(
     return_step_norms: bool,
 ) -> FamilyGradients:
     function = f"{family}_backward"
+    saved = checked_saved(function, family, saved)
+    given = checked_cotangents(function, saved, dy, dfinal, dgates, grad_clip)
+    return as_results(
+        saved, sequence.backward(saved.problem, saved.steps, *given), return_step_norms
+    )
+
+
+def checked_saved(function: str, family: str, saved: Saved | None) -> Saved:
     if saved is None:
         raise TypeError(
             f"{function}: saved is None: {family}_forward keeps nothing with save=False"
@@ -402,6 +411,17 @@ def _backward(
     if not isinstance(saved, Saved) or saved.family != family:
         came = f"that of {saved.family}_forward" if isinstance(saved, Saved) else type(saved)
         raise TypeError(f"{function}: saved must be that of {family}_forward, got {came}")
+    return saved
+
+
+def checked_cotangents(
+    function: str,
+    saved: Saved,
+    dy: npt.ArrayLike | None,
+    dfinal: dict[str, npt.ArrayLike | None],
+    dgates: npt.ArrayLike | None,
+    grad_clip: float | None,
+) -> Given:
     p = saved.problem
     if len(p.initial) < len(dfinal) and dfinal.pop("dc_n") is not None:
         raise ValueError(f"{function}: dc_n is for a GRU with w_hr alone")
@@ -423,8 +443,10 @@ def _backward(
         np.zeros((B, check.sizes[units])) if d is None else check.real(name, d, ["B", units])
         for (name, d), units in zip(dfinal.items(), (P, "H"), strict=False)
     )
-    clip = np.inf if grad_clip is None else float(grad_clip)
-    g = sequence.backward(p, saved.steps, dy, states, dgates, clip)
+    return dy, states, dgates, np.inf if grad_clip is None else float(grad_clip)
+
+
+def as_results(saved: Saved, g: sequence.Gradients, return_step_norms: bool) -> FamilyGradients:
     dh0, *others = g.initial
     of_gates = g.parameters
     norms = g.step_norms.T if saved.batch_first else g.step_norms

@@ -123,8 +123,8 @@ def forward(p: Problem, steps: list[Step] | None = None) -> tuple[Arrays, Arrays
     What backward needs is appended to `steps`, if it is given.
     """
     T, B, _ = p.x.shape
-    sequence = tuple(np.zeros((T, *s.shape)) for s in p.initial)
-    values = np.zeros((T, B, p.cell.gates, p.hidden))
+    sequence = tuple(np.zeros_like(s, shape=(T, *s.shape)) for s in p.initial)
+    values = np.zeros_like(p.x, shape=(T, B, p.cell.gates, p.hidden))
     state = tuple(s.copy() for s in p.initial)
     for t in reversed(range(T)) if p.reverse else range(T):
         rows = np.flatnonzero(p.valid[t] & p.mask[t])
@@ -199,7 +199,7 @@ def backward(
         w_hr=None if p.w_hr is None else np.zeros_like(p.w_hr),
         gain_ih=None if p.gain_ih is None else np.zeros_like(p.gain_ih),
         gain_hh=None if p.gain_hh is None else np.zeros_like(p.gain_hh),
-        step_norms=np.zeros(p.valid.shape),
+        step_norms=np.zeros_like(p.x, shape=p.valid.shape),
     )
     for name in ("peephole", "gain_c", "bias_c"):
         value = getattr(p.gates, name)
@@ -210,7 +210,7 @@ def backward(
         t, rows = step.t, step.rows
         dstate[0][p.valid[t]] += dy[t, p.valid[t]]
         g.step_norms[t, p.valid[t]] = np.linalg.norm(dstate[0][p.valid[t]], axis=1)
-        of_gates = np.zeros((len(rows), p.cell.gates, p.hidden))
+        of_gates = np.zeros_like(p.x, shape=(len(rows), p.cell.gates, p.hidden))
         if dvalues is not None:
             of_gates = dvalues[t, rows]
         dprev = backward_step(p, k, step, tuple(d[rows] for d in dstate), of_gates, g)

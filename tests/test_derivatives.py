@@ -1,0 +1,174 @@
+"""Forward mode and second derivatives: the reference against finite differences in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from family import EVERY_ONE, Case, alone, combination
+from tolerances import tolerance
+
+from fastrnn import reference
+
+STEP = 1e-5
+OF_NORM = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+NOT_MOVED = ("lengths", "mask", "reset")
+EVERY_ONE = [(cell, feature) for cell, feature in EVERY_ONE if feature != "step_norms"]
+every_one = pytest.mark.parametrize(
+    ("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE]
+)
+
+
+def arguments(case: Case) -> dict[str, Any]:
+    """The arguments of forward that have a derivative."""
+    norm = case.inputs.get("layer_norm")
+    of_norm = {} if norm is None else {n: getattr(norm, n) for n in OF_NORM}
+    return {
+        name: value
+        for name, value in {**case.inputs, **of_norm}.items()
+        if isinstance(value, np.ndarray) and name not in NOT_MOVED
+    }
+
+
+def direction(case: Case, draw: np.random.Generator) -> dict[str, Any]:
+    given = {**arguments(case), **case.cotangents}
+    return {n: 0.3 * draw.standard_normal(a.shape).astype(a.dtype) for n, a in given.items()}
+
+
+def moved(case: Case, along: dict[str, Any], step: float) -> Case:
+    inputs, cotangents = dict(case.inputs), dict(case.cotangents)
+    for name, t in along.items():
+        if name in OF_NORM:
+            norm = inputs["layer_norm"]
+            inputs["layer_norm"] = norm._replace(**{name: getattr(norm, name) + step * t})
+        else:
+            group = cotangents if name in cotangents else inputs
+            group[name] = group[name] + step * t
+    return replace(case, inputs=inputs, cotangents=cotangents)
+
+
+def without_norms(case: Case) -> Case:
+    options = {n: v for n, v in case.options.items() if n != "return_step_norms"}
+    return replace(case, options=options)
+
+
+def of_forward(case: Case, along: dict[str, Any]) -> dict[str, Any]:
+    return {name: t for name, t in along.items() if name not in case.cotangents}
+
+
+def flat(results: Any) -> list[Any]:
+    """Arrays of nested tuples."""
+    if isinstance(results, tuple):
+        return [array for part in results for array in flat(part)]
+    return [] if results is None else [results]
+
+
+def saved_of(case: Case, namespace: Any, **options: Any) -> Any:
+    return getattr(namespace, f"{case.family}_forward")(**case.inputs, **options)[2]
+
+
+def jvp(case: Case, namespace: Any, along: dict[str, Any], **options: Any) -> Any:
+    function = getattr(namespace, f"{case.family}_jvp")
+    return function(saved_of(case, namespace, **options), of_forward(case, along))
+
+
+def backward_jvp(case: Case, namespace: Any, along: dict[str, Any], **options: Any) -> Any:
+    function = getattr(namespace, f"{case.family}_backward_jvp")
+    saved = saved_of(case, namespace, **options)
+    return function(saved, along, **case.cotangents, **case.options)
+
+
+def double_backward(case: Case, namespace: Any, along: dict[str, Any], **options: Any) -> Any:
+    function = getattr(namespace, f"{case.family}_double_backward")
+    u = {f"d{name}": t for name, t in of_forward(case, along).items()}
+    return function(saved_of(case, namespace, **options), u, **case.cotangents)
+
+
+def results_of(case: Case) -> list[Any]:
+    """What jvp is the derivative of: y, h_n, c_n, gates."""
+    named, _ = replace(case, inputs={**case.inputs, "save": False}).run(reference)
+    return list(named.values())
+
+
+def gradients_of(case: Case) -> list[Any]:
+    return flat(tuple(case.run(reference)[1]))
+
+
+def compare(case: Case, along: dict[str, Any], function: Any, derivatives: list[Any]) -> Any:
+    """Entry by entry with central differences of two step sizes: where these differ, a kink is
+    near, and the entry is left out -> entries compared, entries left out.
+    """
+
+    def central(step: float) -> list[Any]:
+        plus, minus = (function(moved(case, along, s)) for s in (step, -step))
+        return [(p - m) / (2 * step) for p, m in zip(plus, minus, strict=True)]
+
+    first, second = central(STEP), central(STEP / 3)
+    assert len(derivatives) == len(first)
+    done = left = 0
+    for got, a, b in zip(derivatives, first, second, strict=True):
+        assert got.shape == a.shape, case.name
+        bound = tolerance("float64", "finite_difference") * (np.abs(b).max(initial=0.0) + 1e-3)
+        smooth = np.abs(a - b) <= bound
+        assert (np.abs(got - b)[smooth] <= 2 * bound).all(), case.name
+        done, left = done + int(smooth.sum()), left + int((~smooth).sum())
+    return np.array([done, left])
+
+
+def check(case: Case, seed: int) -> Any:
+    case = without_norms(case)
+    along = direction(case, np.random.default_rng([seed, 4]))
+    counts = compare(case, along, results_of, flat(jvp(case, reference, along)))
+    gradients = flat(tuple(backward_jvp(case, reference, along)))
+    return counts + compare(case, along, gradients_of, gradients)
+
+
+@every_one
+def test_each_feature_matches_central_difference(cell: str, feature: str) -> None:
+    done, left = check(alone(cell, feature, np.float64, seed=1), 1)
+    assert left <= 0.1 * done
+
+
+def test_combinations_match_central_difference() -> None:
+    done, left = sum(check(combination(seed, np.float64), seed) for seed in range(100))
+    assert left <= 0.05 * done
+
+
+def dot(a: dict[str, Any], b: dict[str, Any]) -> float:
+    return float(sum(np.sum(a[name] * b[name]) for name in a))
+
+
+@every_one
+def test_double_backward_is_the_transpose_of_backward_jvp(cell: str, feature: str) -> None:
+    """u dB t = t dB' u, for any directions t of what backward takes and u of what it returns."""
+    case = replace(alone(cell, feature, np.float64), options={})
+    draw = np.random.default_rng(5)
+    t, u = direction(case, draw), direction(case, draw)
+    names = list(of_forward(case, t))
+    forward = backward_jvp(case, reference, t)
+    left = sum(float(np.sum(u[name] * getattr(forward, f"d{name}"))) for name in names)
+    of_arguments, of_cotangents = double_backward(case, reference, u)
+    right = sum(float(np.sum(t[name] * getattr(of_arguments, f"d{name}"))) for name in names)
+    given = [t[name] for name in ("dy", "dh_n", "dc_n", "dgates") if name in case.cotangents]
+    right += sum(float(np.sum(a * b)) for a, b in zip(given, flat(of_cotangents), strict=True))
+    assert abs(left - right) <= 1e3 * tolerance("float64", "gradient") * abs(left)
+
+
+@pytest.mark.parametrize("namespace", [reference], ids=["reference"])
+def test_wrong_directions_are_named(namespace: Any) -> None:
+    case = alone("gru", "none", np.float64)
+    saved = saved_of(case, namespace)
+    with pytest.raises(ValueError, match=r"gru_jvp: .*tangents.* got 'peephole'"):
+        namespace.gru_jvp(saved, {"peephole": np.zeros((3, 7))})
+    with pytest.raises(
+        ValueError, match=r"gru_jvp: .*tangents.*x.* \(5, 4, 3\), got .*\(5, 4, 2\)"
+    ):
+        namespace.gru_jvp(saved, {"x": np.zeros((5, 4, 2))})
+    with pytest.raises(ValueError, match=r"gru_backward_jvp: .*tangents.*dy.* got .*\(5, 4, 2\)"):
+        namespace.gru_backward_jvp(saved, {"dy": np.zeros((5, 4, 2))}, None)
+    with pytest.raises(ValueError, match=r"gru_double_backward: .*cotangents.* got 'x'"):
+        namespace.gru_double_backward(saved, {"x": np.zeros((5, 4, 3))}, None)
+    with pytest.raises(TypeError, match=r"lstm_jvp: .*saved.* must"):
+        namespace.lstm_jvp(saved, {})
