@@ -106,7 +106,7 @@ struct KernelTable {
   };
   const char* name;
   bool (*supported)();
-  const PerDType* kernels;                                      // [cell]
+  const PerDType* kernels;                                      // [cell]; null: not in this build
   const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
   const Probe* probes = nullptr;                                // [dtype]; null for CUDA
   const PerDType* family = nullptr;                             // [cell]; null: has none

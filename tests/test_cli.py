@@ -373,6 +373,18 @@ def test_info_names_versions_backends_and_threads(capsys):
     assert lines["threads"] == str(fastrnn.get_num_threads())
 
 
+def test_built_for_names_cuda_only_where_the_build_has_it(capsys):
+    why = ""
+    try:
+        x = np.ones((1, 1, 1))
+        fastrnn.rnn_forward(x, x[0], x[0], backend="cuda")
+    except ValueError as error:
+        why = str(error)
+    assert cli.main(["info", "--json"]) == 0
+    built_for = json.loads(capsys.readouterr().out)["built for"].split(", ")
+    assert ("cuda" in built_for) != ("built without CUDA" in why)
+
+
 def test_threads_are_set():
     before = fastrnn.get_num_threads()
     try:

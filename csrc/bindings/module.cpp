@@ -385,7 +385,7 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
 std::vector<std::string> backends(bool compiled) {
   std::vector<std::string> names;
   for (int i = 0; const KernelTable* table = compiled_backend(i); ++i) {
-    if (compiled || table->supported()) names.emplace_back(table->name);
+    if (compiled ? table->kernels != nullptr : table->supported()) names.emplace_back(table->name);
   }
   return names;
 }
