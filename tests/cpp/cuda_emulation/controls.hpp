@@ -7,6 +7,8 @@
 
 namespace cuda_emulation {
 
+constexpr size_t kSharedBytes = 227 << 10;  // of a block, at most
+
 inline int devices = 1;
 inline int64_t order = 0;  // 0: a launch runs its threads in order; else a permutation of them
 inline int64_t calls_to_failure = -1;  // how many more runtime calls succeed; negative: all

@@ -1,7 +1,7 @@
 // Stands in for the CUDA runtime's header, so that g++ compiles cuda/ as it is and the whole
 // backend runs on the host: device memory comes from malloc, and a launch runs its threads one
-// after the other in an order that a seed picks. No shared memory and no barriers: kernels that
-// come to use them need threads that can wait for each other.
+// after the other in an order that a seed picks. Those of a launch with shared memory or clusters
+// can wait for each other (fibers.hpp).
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "controls.hpp"
+#include "fibers.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -23,6 +24,7 @@
 #define __host__
 #define __device__
 #define __global__
+#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x, y, z;
@@ -38,8 +40,20 @@ enum cudaError_t {
   cudaErrorNoDevice
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 namespace cuda_emulation {
@@ -121,6 +135,24 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
   return status;
 }
 
+namespace cuda_emulation {
+
+template <class Kernel>
+cudaError_t run_fibers(const cudaLaunchConfig_t& config, const Kernel& kernel) {
+  const unsigned cluster = config.numAttrs > 0 ? config.attrs[0].val.clusterDim.x : 1;
+  if (config.gridDim.x % cluster != 0 || config.dynamicSmemBytes > kSharedBytes) {
+    return result(cudaErrorInvalidConfiguration);
+  }
+  Scheduler::run({config.gridDim.x, config.blockDim.x, cluster, config.dynamicSmemBytes}, order,
+                 kernel, [](const Fiber& fiber) {
+                   blockIdx.x = fiber.block->index;
+                   threadIdx.x = fiber.thread;
+                 });
+  return cudaSuccess;
+}
+
+}  // namespace cuda_emulation
+
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
@@ -136,6 +168,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   while (std::gcd(step, threads) != 1) ++step;
   gridDim = config->gridDim;
   blockDim = config->blockDim;
+  if (config->dynamicSmemBytes > 0 || config->numAttrs > 0) {
+    return cuda_emulation::run_fibers(*config,
+                                      [&] { kernel(static_cast<Parameters>(arguments)...); });
+  }
   for (int64_t i = 0, at = 0; i < threads; ++i, at = (at + step) % threads) {
     blockIdx.x = static_cast<unsigned>(at / size);
     threadIdx.x = static_cast<unsigned>(at % size);
