@@ -22,6 +22,7 @@ SUMMARIES = {
     "ner": "T_x = T_y: names of people, places and companies",
     "music": "one-to-many: tunes from their metre",
     "seq2seq": "T_x != T_y: dates in many languages to ISO 8601",
+    "handwriting": "pen strokes to words: bidirectional LSTM with peepholes, and CTC",
     "series": "sunspots and carbon dioxide, the next value from those before",
 }
 
