@@ -52,7 +52,7 @@ def run(
 
         h0, c0 = (*(s[None] for s in states), None)[:2]
         inputs = JaxInputs(x, h0, c0, (weights,))
-        results = jax_layer(Options(cell, True), inputs, Marks(None, mask, None))
+        results = jax_layer(Options(cell, True, transposed=True), inputs, Marks(None, mask, None))
         return results.y, [f[0] for f in results[1:] if f is not None]
     import fastrnn
 
