@@ -35,6 +35,10 @@ const char* name_of(DType dtype) {
       return "float32";
     case DType::kFloat64:
       return "float64";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
     case DType::kInt64:
       return "int64";
     default:
@@ -62,10 +66,24 @@ class Check {
     }
   }
 
-  void compute_dtype(const char* argument, const Tensor& tensor) const {
-    if (tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64) {
-      throw TypeError(text(argument, "of dtype float32 or float64", name_of(tensor.dtype)));
+  void compute_dtype(const char* argument, const Tensor& tensor, const KernelTable& backend,
+                     int cell) const {
+    const KernelTable::Kernel(&kernels)[kFloatDTypes] = backend.kernels[cell].of;
+    if (static_cast<int>(tensor.dtype) < kFloatDTypes &&
+        kernels[static_cast<int>(tensor.dtype)].forward) {
+      return;
     }
+    const bool small = kernels[static_cast<int>(DType::kFloat16)].forward;
+    throw TypeError(text(
+        argument,
+        small ? "of dtype float16, bfloat16, float32 or float64" : "of dtype float32 or float64",
+        name_of(tensor.dtype)));
+  }
+
+  // c is in the dtype of the computation
+  void state_dtype(const char* argument, const Tensor& tensor, DType x) const {
+    const DType wanted = fastrnn::compute_dtype(x);
+    dtype(argument, tensor, wanted, wanted == x ? " as x is" : ", in which x is computed");
   }
 
   // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are
@@ -183,18 +201,19 @@ void check_weights(const Check& check, const ForwardArgs& a, const Sizes& n, con
 
 }  // namespace
 
-void check_weights(const char* function, const ForwardArgs& a) {
+void check_weights(const char* function, const KernelTable& backend, const ForwardArgs& a) {
   const Check check(function, Layout::kTimeMajor);
   check.required("w_ih", a.w_ih);
   check.required("w_hh", a.w_hh);
-  check.compute_dtype("w_ih", a.w_ih);
+  check.compute_dtype("w_ih", a.w_ih, backend, a.cell);
   check.shape("w_ih", a.w_ih, {{"G*H", Check::kAny}, {"I", Check::kAny}});
   const Sizes n(a, a.w_ih.shape[1]);
   check.positive("w_ih", n.I, a.w_ih);
   check_weights(check, a, n, " as w_ih is");
 }
 
-void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
+void check_forward(const char* function, const KernelTable& backend, const ForwardArgs& a,
+                   Layout layout) {
   const Check check(function, layout);
   const Sizes n(a, a.x.shape[2]);
   const bool step = layout == Layout::kStep;
@@ -202,15 +221,14 @@ void check_forward(const char* function, const ForwardArgs& a, Layout layout) {
   check.required("x", a.x);
   check.required("w_ih", a.w_ih);
   check.required("w_hh", a.w_hh);
-  check.compute_dtype("x", a.x);
+  check.compute_dtype("x", a.x, backend, a.cell);
   check.sequence("x", a.x, {{"T", Check::kAny}, {"B", Check::kAny}, {"I", Check::kAny}});
   check.positive("x", n.I, a.x);
   check_weights(check, a, n, " as x is");
-  for (const auto& [name, state, units] :
-       {std::tuple{step ? "h" : "h0", &a.h0, n.P}, std::tuple{step ? "c" : "c0", &a.c0, n.H}}) {
-    check.dtype(name, *state, a.x.dtype, " as x is");
-    check.shape(name, *state, {n.B, units});
-  }
+  check.dtype(step ? "h" : "h0", a.h0, a.x.dtype, " as x is");
+  check.shape(step ? "h" : "h0", a.h0, {n.B, n.P});
+  check.state_dtype(step ? "c" : "c0", a.c0, a.x.dtype);
+  check.shape(step ? "c" : "c0", a.c0, {n.B, n.H});
   if (a.lengths.present) {
     check.dtype("lengths", a.lengths, DType::kInt64);
     check.shape("lengths", a.lengths, {n.B});
@@ -244,7 +262,7 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   check.sequence("dy", a.dy, {n.T, n.B, n.P});
   check.dtype("dh_n", a.dh_n, dtype, " as x is");
   check.shape("dh_n", a.dh_n, {n.B, n.P});
-  check.dtype("dc_n", a.dc_n, dtype, " as x is");
+  check.state_dtype("dc_n", a.dc_n, dtype);
   check.shape("dc_n", a.dc_n, {n.B, n.H});
   check.dtype("dgates", a.dgates, dtype, " as x is");
   const int64_t gates = cell_info(a.forward.cell)->gates;

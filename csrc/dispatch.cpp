@@ -68,6 +68,10 @@ const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardAr
   return kernel_of(backend, args, args.family.on);
 }
 
+const KernelTable::Kernel& kernel_of(const KernelTable& backend, const BackwardArgs& args) {
+  return kernel_of(backend, args.forward, args.family || args.forward.family.on);
+}
+
 }  // namespace
 
 const CellInfo* cell_info(int cell) {
@@ -105,15 +109,24 @@ void pack(const KernelTable& backend, const ForwardArgs& args, void* packed) {
   kernel_of(backend, args).pack(args, packed);
 }
 
-void forward(const KernelTable& backend, const ForwardArgs& args) {
+int64_t device_workspace(const KernelTable& backend, const ForwardArgs& args) {
+  return args.x.device == kHost ? 0 : kernel_of(backend, args).forward_workspace(args);
+}
+
+int64_t device_workspace(const KernelTable& backend, const BackwardArgs& args) {
+  return args.forward.x.device == kHost ? 0 : kernel_of(backend, args).backward_workspace(args);
+}
+
+void forward(const KernelTable& backend, const ForwardArgs& args, void* device_memory) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args);
+  if (args.x.device != kHost) return kernel.forward(args, device_memory);
   Workspace workspace(kernel.forward_workspace(args));
   kernel.forward(args, workspace.data());
 }
 
-void backward(const KernelTable& backend, const BackwardArgs& args) {
-  const KernelTable::Kernel& kernel =
-      kernel_of(backend, args.forward, args.family || args.forward.family.on);
+void backward(const KernelTable& backend, const BackwardArgs& args, void* device_memory) {
+  const KernelTable::Kernel& kernel = kernel_of(backend, args);
+  if (args.forward.x.device != kHost) return kernel.backward(args, device_memory);
   Workspace workspace(kernel.backward_workspace(args));
   kernel.backward(args, workspace.data());
 }

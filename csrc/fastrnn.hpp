@@ -13,8 +13,18 @@
 
 namespace fastrnn {
 
-enum class DType : int { kFloat32, kFloat64, kInt64, kBool };
-constexpr int kComputeDTypes = 2;
+enum class DType : int { kFloat32, kFloat64, kFloat16, kBFloat16, kInt64, kBool };
+constexpr int kFloatDTypes = 4;  // the first ones
+
+constexpr int64_t item_size(DType dtype) {
+  constexpr int64_t kBytes[] = {4, 8, 2, 2, 8, 1};
+  return kBytes[static_cast<int>(dtype)];
+}
+
+// float16 and bfloat16 are storage alone: computed in float32, with c in float32.
+constexpr DType compute_dtype(DType dtype) {
+  return dtype == DType::kFloat16 || dtype == DType::kBFloat16 ? DType::kFloat32 : dtype;
+}
 
 // What sizes of a cell the outside has to know; the equations are in csrc/cells.
 struct CellInfo {
@@ -30,12 +40,14 @@ struct CellInfo {
 const CellInfo* cell_info(int cell);
 
 constexpr int kMaxRank = 4;
+constexpr int kHost = -1;
 
 // A view of somebody else's memory. Strides are in elements and may be zero or negative.
 struct Tensor {
   void* data = nullptr;
   bool present = false;  // false: the optional argument was not given
   DType dtype = DType::kFloat32;
+  int device = kHost;  // or the number of a CUDA device
   int rank = 0;
   int64_t shape[kMaxRank] = {};
   int64_t stride[kMaxRank] = {};
@@ -47,13 +59,14 @@ struct ForwardArgs {
   int cell = 0;
   bool reverse = false;
   int threads = 1;
-  Tensor x;           // [T, B, I]   unit stride on I
-  Tensor w_ih, w_hh;  // [G*H, I], [G*H, H]   any strides
-  Tensor b_ih, b_hh;  // [G*H]       optional, any stride
-  Tensor h0, c0;      // [B, H]      optional, unit stride on H
-  Tensor lengths;     // [B] int64   optional, contiguous
-  Tensor mask;        // [T, B] bool optional: false carries the state over the step
-  Tensor reset;       // [T, B] bool optional: true zeroes the state before the step
+  void* stream = nullptr;  // the CUDA stream of a call on device arrays
+  Tensor x;                // [T, B, I]   unit stride on I
+  Tensor w_ih, w_hh;       // [G*H, I], [G*H, H]   any strides
+  Tensor b_ih, b_hh;       // [G*H]       optional, any stride
+  Tensor h0, c0;           // [B, H]      optional, unit stride on H; all of c in compute_dtype(x)
+  Tensor lengths;          // [B] int64   optional, contiguous
+  Tensor mask;             // [T, B] bool optional: false carries the state over the step
+  Tensor reset;            // [T, B] bool optional: true zeroes the state before the step
   const void* packed =
       nullptr;  // the weights and biases as pack() laid them out; null: forward packs them itself
 
@@ -98,7 +111,7 @@ struct KernelTable {
     void (*backward)(const BackwardArgs&, void* workspace);
   };
   struct PerDType {
-    Kernel of[kComputeDTypes];
+    Kernel of[kFloatDTypes];  // null: not computed
   };
   struct Probe {  // the limits of one core: loops to be timed, which say how much they have done
     int64_t (*multiply_add)(int64_t rounds);                           // -> flops
@@ -127,8 +140,9 @@ enum class Layout { kTimeMajor, kBatchFirst, kStep };
 // Throw ValueError or TypeError (errors.hpp) with a message that names `function`, the argument,
 // the wanted shape and what came. lengths must be the core's own copy, or it could change between
 // check and use. check_weights is the part of check_forward that needs no x.
-void check_weights(const char* function, const ForwardArgs& args);
-void check_forward(const char* function, const ForwardArgs& args, Layout layout);
+void check_weights(const char* function, const KernelTable& backend, const ForwardArgs& args);
+void check_forward(const char* function, const KernelTable& backend, const ForwardArgs& args,
+                   Layout layout);
 void check_stacked_state(const char* function, const char* argument, const Tensor& state,
                          const Tensor& x, int64_t layers, int64_t hidden);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);
@@ -138,9 +152,13 @@ void check_backward(const char* function, const BackwardArgs& args, Layout layou
 int64_t packed_size(const KernelTable& backend, const ForwardArgs& args);
 void pack(const KernelTable& backend, const ForwardArgs& args, void* packed);
 
-// Run a checked call whose outputs are allocated. The workspace is allocated once; nothing in the
-// time loop allocates.
-void forward(const KernelTable& backend, const ForwardArgs& args);
-void backward(const KernelTable& backend, const BackwardArgs& args);
+// What a call on device arrays needs beside them: bytes of the same device, aligned to 256. Else 0.
+int64_t device_workspace(const KernelTable& backend, const ForwardArgs& args);
+int64_t device_workspace(const KernelTable& backend, const BackwardArgs& args);
+
+// Run a checked call whose outputs are allocated; on device arrays it is only put into the stream.
+// The workspace of a call on host arrays is allocated once; nothing in the time loop allocates.
+void forward(const KernelTable& backend, const ForwardArgs& args, void* workspace = nullptr);
+void backward(const KernelTable& backend, const BackwardArgs& args, void* workspace = nullptr);
 
 }  // namespace fastrnn

@@ -1,11 +1,10 @@
-// Back-propagation through time (Werbos 1990):
-//   1. a kernel a step, last to first: dh = W_hh^T dgates(s + 1) + dy, the cell's backward, the
-//   gate gradients to
-//      dgates [T, B, D*H] (D slots); a second kernel for a cell with an early phase
-//   2. dx = dgates W_ih, dw_ih = dgates^T x, dw_hh = dgates^T h', db = sum of dgates, over all
-//   steps at once
-// Where no step works (beyond a row's length, masked) dgates, and the rows that multiply it, are
-// zeros. Threads and tiles as in forward.cuh. Every sum has one order; there are no atomics.
+// Back-propagation through time (Werbos 1990), last step to first:
+//   1. a kernel of one thread per unit of a row: the cell's backward from dh + dy
+//   2. dh += dgates W_hh for all rows of the batch
+// and both twice for a cell with an early phase. Then over all steps at once dx = dgates W_ih,
+// dw_ih = dgates^T x, dw_hh = dgates^T h', db = sum of dgates. Where no step works (beyond a row's
+// length, masked) dgates, and the rows that multiply it, are zeros. Every sum has one order; there
+// are no atomics.
 #pragma once
 
 #include "forward.cuh"
@@ -17,293 +16,321 @@ namespace cuda {
 template <class T>
 struct BackwardData {
   Sequence seq;
-  const T* w_hh;      // [G*H, H]
-  const T* zeros;     // [D*H]
-  const T* dy;        // [T, B, H] or null
-  const T* reserve;   // [T, B, R*H]
-  State<T> state[2];  // h, c
-  T* dgates;          // [T, B, D*H]
-  T* dstate[2];  // [B, H]  gradient of the state after the current step, but for what W_hh brings
+  Rows<const T> dy;     // [T, B, H] or null
+  Rows<const T> h0, y;  // [B, H] or null, [T, B, H]
+  Rows<const Compute<T>> c0, c;
+  Rows<const T> reserve;  // [T, B, R*H]
+  T* dgates;              // [T, B, D*H]  by slots, in the order of time
+  T* dgates_h;            // [B, G*H]  of this step, with respect to gh
+  Compute<T>* d_operand;  // [B, H]  gradient of what the late gates' product is of
+  Compute<T>* dstate[2];  // [B, H]  running
+
+  FASTRNN_HD Compute<T> h_before(int64_t b, int64_t s, int64_t unit) const {
+    return seq.state_before(y, h0, b, s, unit);
+  }
+  FASTRNN_HD Compute<T> c_before(int64_t b, int64_t s, int64_t unit) const {
+    return seq.state_before(c, c0, b, s, unit);
+  }
+  FASTRNN_HD const T* reserve_at(int64_t b, int64_t s) const {
+    return reserve.at(seq.time(b, s), b);
+  }
 };
 
-// sum[m] += W_hh^T dgates for the gates [first_gate, last_gate); rows[m] holds the D*H gate
-// gradients of a batch row
-template <class Cell, class T>
-FASTRNN_HD void recurrent_gradient(const BackwardData<T>& p,
-                                   const T* const (&rows)[StepTile::kRows], int first_gate,
-                                   int last_gate, int64_t unit, T (&sum)[StepTile::kRows][1]) {
-  const int64_t H = p.seq.H;
-  for (int g = first_gate; g < last_gate; ++g) {
-    const T* gate_rows[StepTile::kRows];
-    for (int m = 0; m < StepTile::kRows; ++m) gate_rows[m] = rows[m] + Cell::slot_h(g) * H;
-    const T* column[1] = {p.w_hh + g * H * H + unit};
-    multiply(gate_rows, 1, column, H, H, sum);
-  }
-}
-
-// Gates whose left factor is h' itself: all, or the early ones of a cell with an early phase.
-template <class Cell>
-constexpr int kDirect = Cell::kEarly > 0 ? Cell::kEarly : Cell::kGates;
-
-// what step s + 1 sends back through W_hh
-template <class Cell, class T>
-FASTRNN_HD void incoming_gradient(const BackwardData<T>& p, const StepTile& tile, int64_t s,
-                                  T (&sum)[StepTile::kRows][1]) {
-  const T* rows[StepTile::kRows];
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    const bool flows = p.seq.works(b, s + 1) && !p.seq.resets(b, s + 1);
-    rows[m] = flows ? p.dgates + p.seq.row(b, s + 1) * Cell::kSlots * p.seq.H : p.zeros;
-    sum[m][0] = T(0);
-  }
-  recurrent_gradient<Cell>(p, rows, 0, kDirect<Cell>, tile.unit, sum);
-}
-
 template <template <class> class C, class T>
-__global__ void backward_step_kernel(BackwardData<T> p, int64_t s) {
-  using V = Vec<T>;
+__global__ void backward_cell_kernel(BackwardData<T> p, int64_t s) {
+  using V = Vec<Compute<T>>;
   using Cell = C<V>;
-  constexpr int S = Cell::kStates, R = Cell::kReserve, D = Cell::kSlots;
-  const StepTile tile(p.seq, thread_index());
-  if (tile.first >= p.seq.B) return;
-  T product[StepTile::kRows][1];
-  incoming_gradient<Cell>(p, tile, s, product);
-  const int64_t H = p.seq.H, unit = tile.unit;
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    if (!p.seq.valid(b, s)) continue;
-    const int64_t row = p.seq.row(b, s);
-    V prev[S], curr[S], saved[R > 0 ? R : 1], dcurr[S], gradients[D] = {}, dprev[S];
-    for (int i = 0; i < S; ++i) dcurr[i] = V::set(p.dstate[i][b * H + unit]);
-    dcurr[0] = dcurr[0] + V::set(product[m][0]);
-    if (p.dy) dcurr[0] = dcurr[0] + V::set(p.dy[row * H + unit]);
-    if (p.seq.masked(b, s)) {
-      for (int i = 0; i < S; ++i) dprev[i] = dcurr[i];
-    } else {
-      for (int i = 0; i < S; ++i) {
-        prev[i] = V::set(p.seq.state_before(p.state[i], p.zeros, b, s)[unit]);
-        curr[i] = V::set(p.state[i].steps[row * H + unit]);
+  constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, D = Cell::kSlots;
+  const int64_t H = p.seq.H;
+  const Item at(thread_index(), H);
+  if (at.row >= p.seq.B) return;
+  const int64_t b = at.row, unit = at.unit, t = p.seq.time(b, s);
+  V dgates[D];
+  for (int d = 0; d < D; ++d) dgates[d] = V::set(0);
+  if (p.seq.valid(b, s)) {
+    V dcurr[S];
+    for (int i = 0; i < S; ++i) dcurr[i] = V::set(p.dstate[i][thread_index()]);
+    if (p.dy) dcurr[0] = dcurr[0] + V::set(computed(p.dy.at(t, b)[unit]));
+    V dprev[S];
+    for (int i = 0; i < S; ++i) dprev[i] = dcurr[i];
+    if (!p.seq.masked(b, s)) {
+      V prev[S], curr[S], saved[R > 0 ? R : 1];
+      prev[0] = V::set(p.h_before(b, s, unit));
+      curr[0] = V::set(computed(p.y.at(t, b)[unit]));
+      if constexpr (S > 1) {
+        prev[1] = V::set(p.c_before(b, s, unit));
+        curr[1] = V::set(p.c.at(t, b)[unit]);
       }
-      for (int i = 0; i < R; ++i) saved[i] = V::set(p.reserve[(row * R + i) * H + unit]);
-      Cell::backward(prev, curr, saved, dcurr, gradients, dprev);
-      for (int d = 0; d < D; ++d) p.dgates[(row * D + d) * H + unit] = gradients[d].v;
+      for (int i = 0; i < R; ++i) saved[i] = V::set(computed(p.reserve.at(t, b)[i * H + unit]));
+      Cell::backward(prev, curr, saved, dcurr, dgates, dprev);
     }
-    const bool ends = p.seq.resets(b, s);
-    for (int i = 0; i < S; ++i) p.dstate[i][b * H + unit] = ends ? T(0) : dprev[i].v;
+    for (int i = 0; i < S; ++i) p.dstate[i][thread_index()] = dprev[i].v;
   }
+  for (int d = 0; d < D; ++d)
+    p.dgates[((t * p.seq.B + b) * D + d) * H + unit] = stored<T>(dgates[d].v);
+  for (int g = 0; g < G; ++g)
+    p.dgates_h[(b * G + g) * H + unit] = stored<T>(dgates[Cell::slot_h(g)].v);
 }
 
-// the second product of a cell whose late gates act on an operand that the early ones scaled
 template <template <class> class C, class T>
 __global__ void backward_early_kernel(BackwardData<T> p, int64_t s) {
-  using V = Vec<T>;
+  using V = Vec<Compute<T>>;
   using Cell = C<V>;
-  constexpr int R = Cell::kReserve, E = Cell::kEarly, D = Cell::kSlots;
-  const StepTile tile(p.seq, thread_index());
-  if (tile.first >= p.seq.B) return;
-  const int64_t H = p.seq.H, unit = tile.unit;
-  const T* rows[StepTile::kRows];
-  T product[StepTile::kRows][1];
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    rows[m] = p.seq.works(b, s) ? p.dgates + p.seq.row(b, s) * D * H : p.zeros;
-    product[m][0] = T(0);
-  }
-  recurrent_gradient<Cell>(p, rows, E, Cell::kGates, unit, product);
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    if (!p.seq.works(b, s)) continue;
-    const int64_t row = p.seq.row(b, s);
-    T* dgates = p.dgates + row * D * H + unit;
-    T& dh = p.dstate[0][b * H + unit];
-    V saved[R], gradients[D];
-    const V prev = V::set(p.seq.state_before(p.state[0], p.zeros, b, s)[unit]);
-    V dprev = V::set(dh);
-    for (int i = 0; i < R; ++i) saved[i] = V::set(p.reserve[(row * R + i) * H + unit]);
-    for (int g = 0; g < E; ++g) gradients[Cell::slot_h(g)] = V::set(dgates[Cell::slot_h(g) * H]);
-    Cell::backward_early(&prev, saved, V::set(product[m][0]), gradients, &dprev);
-    // the early slots alone: other threads are reading the late ones
-    for (int g = 0; g < E; ++g) dgates[Cell::slot_h(g) * H] = gradients[Cell::slot_h(g)].v;
-    dh = p.seq.resets(b, s) ? T(0) : dprev.v;
+  constexpr int G = Cell::kGates, R = Cell::kReserve, E = Cell::kEarly, D = Cell::kSlots;
+  const int64_t H = p.seq.H;
+  const Item at(thread_index(), H);
+  if (at.row >= p.seq.B || !p.seq.works(at.row, s)) return;
+  const int64_t b = at.row, unit = at.unit, t = p.seq.time(b, s);
+  T* const dgates = p.dgates + (t * p.seq.B + b) * D * H + unit;
+  V saved[R], gradients[D];
+  for (int i = 0; i < R; ++i) saved[i] = V::set(computed(p.reserve.at(t, b)[i * H + unit]));
+  for (int d = 0; d < D; ++d) gradients[d] = V::set(computed(dgates[d * H]));
+  const V prev = V::set(p.h_before(b, s, unit));
+  V dprev = V::set(p.dstate[0][thread_index()]);
+  Cell::backward_early(&prev, saved, V::set(p.d_operand[thread_index()]), gradients, &dprev);
+  p.dstate[0][thread_index()] = dprev.v;
+  for (int g = 0; g < E; ++g) {
+    const T value = stored<T>(gradients[Cell::slot_h(g)].v);
+    dgates[Cell::slot_h(g) * H] = value;
+    p.dgates_h[(b * G + g) * H + unit] = value;
   }
 }
 
-// dstate[0] becomes the gradient of h0
-template <template <class> class C, class T>
-__global__ void initial_state_kernel(BackwardData<T> p) {
-  const StepTile tile(p.seq, thread_index());
-  if (tile.first >= p.seq.B) return;
-  T product[StepTile::kRows][1];
-  incoming_gradient<C<Vec<T>>>(p, tile, -1, product);
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    if (tile.first + m < p.seq.B)
-      p.dstate[0][(tile.first + m) * p.seq.H + tile.unit] += product[m][0];
-  }
+// to = from, both [B, H]; zeros for null
+template <class From, class To>
+__global__ void convert_kernel(Sequence seq, Rows<const From> from, Rows<To> to) {
+  const Item at(thread_index(), seq.H);
+  if (at.row >= seq.B) return;
+  to.at(0, at.row)[at.unit] =
+      stored<To>(from ? computed(from.at(0, at.row)[at.unit]) : Compute<From>(0));
 }
 
 // left [T, B, H] = h', or for kLate r h' (r is the first value of the reserve); zeros where no step
 // works
 template <template <class> class C, bool kLate, class T>
 __global__ void left_factor_kernel(BackwardData<T> p, T* left) {
-  const int64_t H = p.seq.H, unit = thread_index() % H, row = thread_index() / H;
-  if (row >= p.seq.T * p.seq.B) return;
-  const int64_t b = row % p.seq.B, s = p.seq.time(b, row / p.seq.B);
-  T value = T(0);
+  const Item at(thread_index(), p.seq.H);
+  if (at.row >= p.seq.T * p.seq.B) return;
+  const int64_t b = at.row % p.seq.B, s = p.seq.time(b, at.row / p.seq.B);
+  Compute<T> value = 0;
   if (p.seq.works(b, s)) {
-    value = p.seq.state_before(p.state[0], p.zeros, b, s)[unit];
-    if (kLate) value *= p.reserve[row * C<Vec<T>>::kReserve * H + unit];
+    value = p.h_before(b, s, at.unit);
+    if (kLate) value *= computed(p.reserve_at(b, s)[at.unit]);
   }
-  left[row * H + unit] = value;
+  left[thread_index()] = stored<T>(value);
 }
 
-// values [T, B, width]: zeros where no step works
+constexpr int64_t kSumRows = 256;  // of one thread's sum
+
+// partial[i][n] = sum over a stretch of rows of values[row * stride + n]
 template <class T>
-__global__ void clear_idle_kernel(Sequence seq, int64_t width, T* values) {
-  const int64_t row = thread_index() / width;
-  if (row >= seq.T * seq.B) return;
-  const int64_t b = row % seq.B;
-  if (!seq.works(b, seq.time(b, row / seq.B))) values[thread_index()] = T(0);
+__global__ void partial_sum_kernel(int64_t rows, int64_t columns, const T* values, int64_t stride,
+                                   Compute<T>* partial) {
+  const Item at(thread_index(), columns);
+  const int64_t first = at.row * kSumRows;
+  if (first >= rows) return;
+  const int64_t end = first + kSumRows < rows ? first + kSumRows : rows;
+  Compute<T> sum = 0;
+  for (int64_t row = first; row < end; ++row) sum += computed(values[row * stride + at.unit]);
+  partial[thread_index()] = sum;
 }
 
-// sums[n] = sum over rows of values[row * stride + n]
+// to[n], or with accumulate to[n] +, the sum over rows of partial[row * stride + n]
 template <class T>
-__global__ void column_sum_kernel(int64_t rows, int64_t columns, const T* values, int64_t stride,
-                                  T* sums) {
+__global__ void sum_kernel(int64_t rows, int64_t columns, const Compute<T>* partial, int64_t stride,
+                           T* to, int64_t to_stride, bool accumulate) {
   const int64_t n = thread_index();
   if (n >= columns) return;
-  T sum = T(0);
-  for (int64_t row = 0; row < rows; ++row) sum += values[row * stride + n];
-  sums[n] = sum;
+  T& out = to[n * to_stride];
+  Compute<T> sum = accumulate ? computed(out) : Compute<T>(0);
+  for (int64_t row = 0; row < rows; ++row) sum += partial[row * stride + n];
+  out = stored<T>(sum);
 }
 
 template <template <class> class C, class T>
 class Backward {
  public:
-  static void run(const BackwardArgs& a, void*) {
-    Backward backward(a);
-    backward.recurrence();
-    backward.input_gradient();
-    backward.weight_gradients();
-    backward.template bias_gradient<Cell::slot_x>(a.db_ih);
-    backward.template bias_gradient<Cell::slot_h>(a.db_hh);
+  static int64_t workspace(const BackwardArgs& a) {
+    Arena arena(nullptr);
+    static_cast<void>(Backward(a, arena));
+    return arena.used();
+  }
+
+  static void run(const BackwardArgs& a, void* memory) {
+    Arena arena(memory);
+    Backward(a, arena).run();
   }
 
  private:
-  using Cell = C<Vec<T>>;
-  static constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly,
-                       D = Cell::kSlots;
+  using Value = Compute<T>;
+  using Cell = C<Vec<Value>>;
+  static constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly, D = Cell::kSlots;
+  static constexpr int kDirect = E > 0 ? E : G;  // gates whose left factor is h' itself
 
-  explicit Backward(const BackwardArgs& a)
+  Backward(const BackwardArgs& a, Arena& arena)
       : a_(a),
-        f_(a.forward),
-        sequence_(a.forward),
-        seq_(sequence_.view),
+        stream_(static_cast<cudaStream_t>(a.forward.stream)),
+        seq_(a.forward),
         rows_(seq_.T * seq_.B),
-        w_hh_(upload<T>(f_.w_hh)),
-        zeros_(zeros<T>(D * seq_.H)),
-        dy_(upload<T>(a.dy)),
-        reserve_(R > 0 ? upload<T>(f_.reserve) : DeviceArray<T>()),
-        dgates_(zeros<T>(rows_ * D * seq_.H)),
-        p_{seq_, w_hh_.data(), zeros_.data(), dy_.data(), reserve_.data(), {}, dgates_.data(), {}} {
-    const Tensor* initial_views[] = {&f_.h0, &f_.c0};
-    const Tensor* step_views[] = {&f_.y, &f_.c};
-    const Tensor* last_gradient_views[] = {&a.dh_n, &a.dc_n};
-    for (int i = 0; i < S; ++i) {
-      initial_[i] = upload_or_zeros<T>(*initial_views[i], seq_.B * seq_.H);
-      steps_[i] = upload<T>(*step_views[i]);
-      dstate_[i] = upload_or_zeros<T>(*last_gradient_views[i], seq_.B * seq_.H);
-      p_.state[i] = {steps_[i].data(), initial_[i].data()};
-      p_.dstate[i] = dstate_[i].data();
+        x_is_matrix_(is_matrix(a.forward.x) && !seq_.has_idle_steps()),
+        dx_is_matrix_(is_matrix(a.dx) && !seq_.has_idle_steps()),
+        w_ih_(matrix_of<T>(a.forward.w_ih), G * seq_.H, seq_.I, arena),
+        w_hh_(matrix_of<T>(a.forward.w_hh), G * seq_.H, seq_.H, arena),
+        left_(arena.take<T>(rows_ * seq_.H)),
+        input_(arena.take<T>(x_is_matrix_ && dx_is_matrix_ ? 0 : rows_ * seq_.I)),
+        partial_(arena.take<Value>(divide_up(rows_, kSumRows) * D * seq_.H)),
+        p_{seq_,
+           rows_of<const T>(a.dy),
+           rows_of<const T>(a.forward.h0),
+           rows_of<const T>(a.forward.y),
+           rows_of<const Value>(a.forward.c0),
+           rows_of<const Value>(a.forward.c),
+           rows_of<const T>(a.forward.reserve),
+           arena.take<T>(rows_ * D * seq_.H),
+           arena.take<T>(G * seq_.B * seq_.H),
+           E > 0 ? arena.take<Value>(seq_.B * seq_.H) : nullptr,
+           {arena.take<Value>(seq_.B * seq_.H),
+            S > 1 ? arena.take<Value>(seq_.B * seq_.H) : nullptr}} {}
+
+  bool is_matrix(const Tensor& sequence) const {
+    return sequence.stride[0] == seq_.B * sequence.stride[1] && sequence.stride[2] == 1;
+  }
+
+  void run() const {
+    w_ih_.pack(stream_);
+    w_hh_.pack(stream_);
+    recurrence();
+    input_gradient();
+    weight_gradients();
+    bias_gradients();
+  }
+
+  void recurrence() const {
+    const int64_t H = seq_.H, units = seq_.B * H;
+    const Rows<Value> dh = {p_.dstate[0], 0, H}, dc = {p_.dstate[1], 0, H};
+    launch(stream_, convert_kernel<T, Value>, units, seq_, rows_of<const T>(a_.dh_n), dh);
+    if (S > 1)
+      launch(stream_, convert_kernel<Value, Value>, units, seq_, rows_of<const Value>(a_.dc_n), dc);
+    for (int64_t s = seq_.T - 1; s >= 0; --s) {
+      launch(stream_, backward_cell_kernel<C, T>, units, p_, s);
+      if constexpr (E > 0) {
+        recurrent_product(E, G, p_.d_operand, false);
+        launch(stream_, backward_early_kernel<C, T>, units, p_, s);
+        recurrent_product(0, E, dh.data, true);
+      } else {
+        recurrent_product(0, G, dh.data, true);
+      }
+      if (seq_.reset) {
+        launch(stream_, reset_kernel<Value>, units, seq_, dh, s);
+        if (S > 1) launch(stream_, reset_kernel<Value>, units, seq_, dc, s);
+      }
+    }
+    if (a_.dh0.present) {
+      launch(stream_, convert_kernel<Value, T>, units, seq_, Rows<const Value>{dh.data, 0, H},
+             rows_of<T>(a_.dh0));
+    }
+    if (S > 1 && a_.dc0.present) {
+      launch(stream_, convert_kernel<Value, Value>, units, seq_, Rows<const Value>{dc.data, 0, H},
+             rows_of<Value>(a_.dc0));
     }
   }
 
-  void recurrence() {
-    for (int64_t s = sequence_.steps - 1; s >= 0; --s) {
-      launch(backward_step_kernel<C, T>, StepTile::count(seq_), p_, s);
-      if constexpr (E > 0) launch(backward_early_kernel<C, T>, StepTile::count(seq_), p_, s);
-    }
-    launch(initial_state_kernel<C, T>, StepTile::count(seq_), p_);
-    const Tensor* views[] = {&a_.dh0, &a_.dc0};
-    for (int i = 0; i < S; ++i) download(dstate_[i], *views[i]);
+  // out [B, H] from the gates [first, last)
+  void recurrent_product(int first, int last, Value* out, bool accumulate) const {
+    const int64_t H = seq_.H;
+    multiply<T, Value>(stream_, {seq_.B,
+                                 H,
+                                 (last - first) * H,
+                                 {p_.dgates_h + first * H, G * H, 1},
+                                 w_hh_.matrix().from_row(first * H),
+                                 {out, H, 1},
+                                 accumulate});
   }
 
-  void input_gradient() {
+  void input_gradient() const {
     if (!a_.dx.present) return;
     const int64_t H = seq_.H, I = seq_.I;
-    const DeviceArray<T> w_ih = upload<T>(f_.w_ih);
-    const DeviceArray<T> dx(rows_ * I);
-    for (int g = 0; g < G; ++g) {
-      launch_product<T>({rows_,
-                         I,
-                         H,
-                         {gate_gradients(Cell::slot_x(g)), D * H, 1},
-                         {w_ih.data() + g * H * I, I, 1},
-                         {g > 0 ? dx.data() : nullptr, I, 1},
-                         {dx.data(), I, 1}});
-    }
-    launch(clear_idle_kernel<T>, rows_ * I, seq_, I,
-           dx.data());  // weights that are not finite gave NaN there
-    download(dx, a_.dx);
+    T* const out = dx_is_matrix_ ? static_cast<T*>(a_.dx.data) : input_;
+    const int64_t stride = dx_is_matrix_ ? a_.dx.stride[1] : I;
+    multiply<T, T>(
+        stream_, {rows_, I, G * H, {p_.dgates, D * H, 1}, w_ih_.matrix(), {out, stride, 1}, false});
+    if (!dx_is_matrix_)
+      launch(stream_, scatter_kernel<T>, rows_ * I, seq_, static_cast<const T*>(input_), I,
+             rows_of<T>(a_.dx));
   }
 
-  void weight_gradients() {
+  void weight_gradients() const {
     const int64_t H = seq_.H, I = seq_.I;
     if (a_.dw_ih.present) {
-      const DeviceArray<T> x = upload<T>(f_.x);
-      launch(clear_idle_kernel<T>, rows_ * I, seq_, I, x.data());  // x may hold anything there
-      const DeviceArray<T> dw(G * H * I);
-      weight_products<Cell::slot_x>(0, G, x.data(), I, dw.data());
-      download(dw, a_.dw_ih);
+      const Rows<const T> x = rows_of<const T>(a_.forward.x);
+      Matrix<const T> right = {x.data, x.batch, 1};
+      if (!x_is_matrix_) {
+        launch(stream_, gather_kernel<T>, rows_ * I, seq_, x, I, int64_t{0}, seq_.T, true, input_);
+        right = {input_, I, 1};
+      }
+      weight_product(0, 0, G, right, I, a_.dw_ih);
     }
     if (a_.dw_hh.present) {
-      const DeviceArray<T> left(rows_ * H);
-      const DeviceArray<T> dw(G * H * H);
-      launch(left_factor_kernel<C, false, T>, rows_ * H, p_, left.data());
-      weight_products<Cell::slot_h>(0, kDirect<Cell>, left.data(), H, dw.data());
+      const Matrix<const T> left = {left_, H, 1};
+      launch(stream_, left_factor_kernel<C, false, T>, rows_ * H, p_, left_);
+      weight_products_h(0, kDirect, left);
       if constexpr (E > 0) {
-        launch(left_factor_kernel<C, true, T>, rows_ * H, p_, left.data());
-        weight_products<Cell::slot_h>(E, G, left.data(), H, dw.data());
+        launch(stream_, left_factor_kernel<C, true, T>, rows_ * H, p_, left_);
+        weight_products_h(E, G, left);
       }
-      download(dw, a_.dw_hh);
     }
   }
 
-  // dw [G*H, width] = dgates^T left, for the gates [first_gate, last_gate)
-  template <int (*slot)(int)>
-  void weight_products(int first_gate, int last_gate, const T* left, int64_t width, T* dw) const {
+  // of gates whose slots follow each other, at once
+  void weight_products_h(int first, int last, Matrix<const T> right) const {
+    for (int end = first; first < last; first = end) {
+      while (end < last && Cell::slot_h(end) - Cell::slot_h(first) == end - first) ++end;
+      weight_product(Cell::slot_h(first), first, end, right, seq_.H, a_.dw_hh);
+    }
+  }
+
+  // rows [first_gate * H, last_gate * H) of dw = dgates^T right
+  void weight_product(int first_slot, int first_gate, int last_gate, Matrix<const T> right,
+                      int64_t width, const Tensor& dw) const {
     const int64_t H = seq_.H;
-    for (int g = first_gate; g < last_gate; ++g) {
-      launch_product<T>({H,
-                         width,
-                         rows_,
-                         {gate_gradients(slot(g)), 1, D * H},
-                         {left, width, 1},
-                         {},
-                         {dw + g * H * width, width, 1}});
-    }
+    const Matrix<T> out = {static_cast<T*>(dw.data), dw.stride[0], dw.stride[1]};
+    multiply<T, T>(stream_, {(last_gate - first_gate) * H,
+                             width,
+                             rows_,
+                             {p_.dgates + first_slot * H, 1, D * H},
+                             right,
+                             out.from_row(first_gate * H),
+                             a_.accumulate});
   }
 
-  template <int (*slot)(int)>
-  void bias_gradient(const Tensor& view) const {
-    if (!view.present) return;
-    const DeviceArray<T> db(G * seq_.H);
+  void bias_gradients() const {
+    if (!a_.db_ih.present && !a_.db_hh.present) return;
+    const int64_t H = seq_.H, parts = divide_up(rows_, kSumRows);
+    launch(stream_, partial_sum_kernel<T>, parts * D * H, rows_, D * H,
+           static_cast<const T*>(p_.dgates), D * H, partial_);
     for (int g = 0; g < G; ++g) {
-      launch(column_sum_kernel<T>, seq_.H, rows_, seq_.H, gate_gradients(slot(g)), D * seq_.H,
-             db.data() + g * seq_.H);
+      bias_gradient(g, Cell::slot_x(g), a_.db_ih);
+      bias_gradient(g, Cell::slot_h(g), a_.db_hh);
     }
-    download(db, view);
   }
 
-  const T* gate_gradients(int slot) const { return dgates_.data() + slot * seq_.H; }
+  void bias_gradient(int gate, int slot, const Tensor& db) const {
+    if (!db.present) return;
+    const int64_t H = seq_.H, stride = db.stride[0];
+    launch(stream_, sum_kernel<T>, H, divide_up(rows_, kSumRows), H,
+           static_cast<const Value*>(partial_ + slot * H), D * H,
+           static_cast<T*>(db.data) + gate * H * stride, stride, a_.accumulate);
+  }
 
   const BackwardArgs& a_;
-  const ForwardArgs& f_;
-  const SequenceOnDevice sequence_;
-  const Sequence& seq_;
+  const cudaStream_t stream_;
+  const Sequence seq_;
   const int64_t rows_;
-  const DeviceArray<T> w_hh_, zeros_, dy_, reserve_, dgates_;
-  DeviceArray<T> initial_[S], steps_[S], dstate_[S];
-  BackwardData<T> p_;
+  const bool x_is_matrix_, dx_is_matrix_;
+  const RightFactor<T> w_ih_, w_hh_;
+  T *const left_, *const input_;
+  Value* const partial_;
+  const BackwardData<T> p_;
 };
 
 }  // namespace cuda

@@ -1,8 +1,12 @@
-// Forward over a sequence: one product for gx of all steps, then a kernel a step (two for a cell
-// with an early phase). A thread of a step has one unit of TileTraits::kRows batch rows: the sums
-// of its gates stay in registers and the cell runs on them there. Every array lies in global
-// memory; the end of a kernel is the barrier between two steps.
+// Forward over a sequence. Per block of steps one product, gx = x W_ih^T; then per step
+//   1. gh = h' W_hh^T for all rows of the batch
+//   2. a kernel of one thread per unit of a row that runs the cell
+// and both twice for a cell with an early phase. The running state lies in h_n and c_n themselves;
+// the end of a kernel is the barrier between two steps. Workspace does not grow with T beyond
+// kBlock.
 #pragma once
+
+#include <algorithm>
 
 #include "product.cuh"
 #include "scalar.cuh"
@@ -15,168 +19,192 @@ namespace cuda {
 template <class T>
 struct ForwardData {
   Sequence seq;
-  const T* w_hh;   // [H, G*H]  transposed: neighbouring threads read neighbouring weights
-  const T* b_hh;   // [G*H]
-  const T* zeros;  // [H]
-  T* gx;           // [T, B, G*H]  the early phase puts its gates in place of theirs
-  T* operand;      // [B, H]  left factor of the late gates' product, for a cell with an early phase
-  T* reserve;      // [T, B, R*H] or null
-  State<T> state[2];  // h, c
+  Vector<T> b_ih, b_hh;    // [G*H]
+  Rows<T> h;               // [B, H]  running
+  Rows<Compute<T>> c;      // [B, H]
+  Rows<T> y;               // [T, B, H]
+  Rows<Compute<T>> cells;  // [T, B, H] or null
+  Rows<T> reserve;         // [T, B, R*H] or null
+  const Compute<T>* gh;    // [B, G*H]  without the bias
+  T* operand;              // [B, H]  left factor of the late gates' product
 };
 
-// The threads of a step: unit `unit` of the batch rows [first, first + kRows)
-struct StepTile {
-  static constexpr int kRows = TileTraits::kRows;
-  int64_t first, unit;
-
-  static int64_t count(const Sequence& seq) { return divide_up(seq.B, kRows) * seq.H; }
-  FASTRNN_HD StepTile(const Sequence& seq, int64_t index)
-      : first(index / seq.H * kRows), unit(index % seq.H) {}
-};
-
-// gh[m][g] = b_hh + rows[m] W_hh^T for the gates [kFirst, kFirst + kCount)
-template <int kFirst, int kCount, int kGates, class T>
-FASTRNN_HD void recurrent_product(const ForwardData<T>& p, const T* const (&rows)[StepTile::kRows],
-                                  int64_t unit, T (&gh)[StepTile::kRows][kCount]) {
-  const int64_t H = p.seq.H;
-  const T* columns[kCount];
-  for (int g = 0; g < kCount; ++g) {
-    columns[g] = p.w_hh + (kFirst + g) * H + unit;
-    for (int m = 0; m < StepTile::kRows; ++m) gh[m][g] = p.b_hh[(kFirst + g) * H + unit];
-  }
-  multiply(rows, 1, columns, kGates * H, H, gh);
-}
-
+// gx [B, G*H] of this step; the early gates are put in the place of theirs
 template <template <class> class C, class T>
-__global__ void forward_early_kernel(ForwardData<T> p, int64_t s) {
-  using V = Vec<T>;
+__global__ void forward_early_kernel(ForwardData<T> p, Compute<T>* gx, int64_t s) {
+  using V = Vec<Compute<T>>;
   using Cell = C<V>;
   constexpr int G = Cell::kGates, E = Cell::kEarly;
-  const StepTile tile(p.seq, thread_index());
-  if (tile.first >= p.seq.B) return;
-  const int64_t H = p.seq.H, unit = tile.unit;
-  const T* rows[StepTile::kRows];
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    rows[m] = p.seq.works(b, s) ? p.seq.state_before(p.state[0], p.zeros, b, s) : p.zeros;
+  const int64_t H = p.seq.H;
+  const Item at(thread_index(), H);
+  if (at.row >= p.seq.B) return;
+  if (!p.seq.works(at.row, s)) {
+    p.operand[thread_index()] = T{};
+    return;
   }
-  T gh[StepTile::kRows][E];
-  recurrent_product<0, E, G>(p, rows, unit, gh);
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    if (!p.seq.works(b, s)) continue;
-    T* gx = p.gx + p.seq.row(b, s) * G * H + unit;
-    V x_gates[E], h_gates[E], early[E], operand;
-    for (int g = 0; g < E; ++g) {
-      x_gates[g] = V::set(gx[g * H]);
-      h_gates[g] = V::set(gh[m][g]);
-    }
-    const V prev = V::set(rows[m][unit]);
-    Cell::forward_early(x_gates, h_gates, &prev, early, operand);
-    for (int g = 0; g < E; ++g) gx[g * H] = early[g].v;
-    p.operand[b * H + unit] = operand.v;
+  V x_gates[E], h_gates[E], early[E], operand;
+  for (int g = 0; g < E; ++g) {
+    const int64_t i = g * H + at.unit, of_row = at.row * G * H + i;
+    x_gates[g] = V::set(gx[of_row] + p.b_ih.at(i));
+    h_gates[g] = V::set(p.gh[of_row] + p.b_hh.at(i));
   }
+  const V prev = V::set(computed(p.h.at(0, at.row)[at.unit]));
+  Cell::forward_early(x_gates, h_gates, &prev, early, operand);
+  for (int g = 0; g < E; ++g) gx[(at.row * G + g) * H + at.unit] = early[g].v;
+  p.operand[thread_index()] = stored<T>(operand.v);
 }
 
 template <template <class> class C, class T>
-__global__ void forward_step_kernel(ForwardData<T> p, int64_t s) {
-  using V = Vec<T>;
+__global__ void forward_cell_kernel(ForwardData<T> p, const Compute<T>* gx, int64_t s) {
+  using V = Vec<Compute<T>>;
   using Cell = C<V>;
   constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, E = Cell::kEarly,
                 L = G - E;
-  const StepTile tile(p.seq, thread_index());
-  if (tile.first >= p.seq.B) return;
-  const int64_t H = p.seq.H, unit = tile.unit;
-  const T* rows[StepTile::kRows];
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    if (!p.seq.works(b, s)) {
-      rows[m] = p.zeros;
-    } else {
-      rows[m] = E > 0 ? p.operand + b * H : p.seq.state_before(p.state[0], p.zeros, b, s);
+  const int64_t H = p.seq.H;
+  const Item at(thread_index(), H);
+  if (at.row >= p.seq.B) return;
+  const int64_t b = at.row, unit = at.unit, t = p.seq.time(b, s);
+  T& h = p.h.at(0, b)[unit];
+  V prev[S], curr[S], saved[R > 0 ? R : 1] = {};
+  prev[0] = V::set(computed(h));
+  if constexpr (S > 1) prev[1] = V::set(p.c.at(0, b)[unit]);
+  for (int i = 0; i < S; ++i) curr[i] = prev[i];
+  if (p.seq.works(b, s)) {
+    V x_gates[G], h_gates[L];
+    for (int g = 0; g < G; ++g) {
+      const Compute<T> value = gx[(b * G + g) * H + unit];
+      x_gates[g] = V::set(g < E ? value : value + p.b_ih.at(g * H + unit));
     }
-  }
-  T gh[StepTile::kRows][L];
-  recurrent_product<E, L, G>(p, rows, unit, gh);
-#pragma unroll  // or gh, indexed by m, would lie in local memory
-  for (int m = 0; m < StepTile::kRows; ++m) {
-    const int64_t b = tile.first + m;
-    if (!p.seq.valid(b, s)) continue;
-    const int64_t row = p.seq.row(b, s);
-    V x_gates[G], h_gates[L], prev[S], curr[S], saved[R > 0 ? R : 1];
-    for (int i = 0; i < S; ++i)
-      prev[i] = V::set(p.seq.state_before(p.state[i], p.zeros, b, s)[unit]);
-    if (p.seq.masked(b, s)) {
-      for (int i = 0; i < S; ++i) p.state[i].steps[row * H + unit] = prev[i].v;
-      continue;
-    }
-    for (int g = 0; g < G; ++g) x_gates[g] = V::set(p.gx[(row * G + g) * H + unit]);
-    for (int g = 0; g < L; ++g) h_gates[g] = V::set(gh[m][g]);
+    for (int g = E; g < G; ++g)
+      h_gates[g - E] = V::set(p.gh[(b * G + g) * H + unit] + p.b_hh.at(g * H + unit));
     Cell::forward(x_gates, h_gates, prev, curr, saved);
-    for (int i = 0; i < S; ++i) p.state[i].steps[row * H + unit] = curr[i].v;
-    for (int i = 0; p.reserve && i < R; ++i) p.reserve[(row * R + i) * H + unit] = saved[i].v;
   }
-}
-
-// last[b] = the state after the last valid step of row b
-template <class T>
-__global__ void last_state_kernel(Sequence seq, State<T> state, T* last) {
-  const int64_t b = thread_index() / seq.H, unit = thread_index() % seq.H;
-  if (b < seq.B) last[b * seq.H + unit] = seq.state_after(state, b, seq.length[b] - 1)[unit];
-}
-
-template <class T>
-DeviceArray<T> input_product(const ForwardArgs& a, const Sequence& seq, int64_t gate_units) {
-  const DeviceArray<T> x = upload<T>(a.x);
-  const DeviceArray<T> w_ih = upload<T>(transposed(a.w_ih));
-  const DeviceArray<T> b_ih = upload<T>(a.b_ih);
-  DeviceArray<T> gx(seq.T * seq.B * gate_units);
-  launch_product<T>({seq.T * seq.B,
-                     gate_units,
-                     seq.I,
-                     {x.data(), seq.I, 1},
-                     {w_ih.data(), gate_units, 1},
-                     {b_ih.data(), 0, 1},
-                     {gx.data(), gate_units, 1}});
-  return gx;
+  if (p.seq.valid(b, s)) {
+    h = stored<T>(curr[0].v);
+    if constexpr (S > 1) p.c.at(0, b)[unit] = curr[1].v;
+  } else {
+    for (int i = 0; i < S; ++i) curr[i] = V::set(0);
+  }
+  p.y.at(t, b)[unit] = stored<T>(curr[0].v);
+  if constexpr (S > 1) {
+    if (p.cells) p.cells.at(t, b)[unit] = curr[1].v;
+  }
+  for (int i = 0; p.reserve && i < R; ++i) p.reserve.at(t, b)[i * H + unit] = stored<T>(saved[i].v);
 }
 
 template <template <class> class C, class T>
-void run_forward(const ForwardArgs& a, void*) {
-  using Cell = C<Vec<T>>;
-  constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly;
-  const SequenceOnDevice sequence(a);
-  const Sequence& seq = sequence.view;
-  const int64_t H = seq.H, units = seq.B * H;
-  const DeviceArray<T> gx = input_product<T>(a, seq, G * H);
-  const DeviceArray<T> w_hh = upload<T>(transposed(a.w_hh));
-  const DeviceArray<T> b_hh = upload_or_zeros<T>(a.b_hh, G * H);
-  const DeviceArray<T> zero_row = zeros<T>(H);
-  const DeviceArray<T> operand(E > 0 ? units : 0);
-  const DeviceArray<T> reserve(count_of(a.reserve));
-  const Tensor* initial_views[] = {&a.h0, &a.c0};
-  const Tensor* step_views[] = {&a.y, &a.c};
-  const Tensor* last_views[] = {&a.h_n, &a.c_n};
-  DeviceArray<T> initial[S], steps[S];
-  ForwardData<T> p = {seq,       w_hh.data(),    b_hh.data(),    zero_row.data(),
-                      gx.data(), operand.data(), reserve.data(), {}};
-  for (int i = 0; i < S; ++i) {
-    initial[i] = upload_or_zeros<T>(*initial_views[i], units);
-    steps[i] = zeros<T>(seq.T * units);  // and so they stay beyond a row's length
-    p.state[i] = {steps[i].data(), initial[i].data()};
+class Forward {
+ public:
+  static int64_t workspace(const ForwardArgs& a) {
+    Arena arena(nullptr);
+    static_cast<void>(Forward(a, arena));
+    return arena.used();
   }
-  for (int64_t s = 0; s < sequence.steps; ++s) {
-    if constexpr (E > 0) launch(forward_early_kernel<C, T>, StepTile::count(seq), p, s);
-    launch(forward_step_kernel<C, T>, StepTile::count(seq), p, s);
+
+  static void run(const ForwardArgs& a, void* memory) {
+    Arena arena(memory);
+    Forward(a, arena).run();
   }
-  download(reserve, a.reserve);
-  for (int i = 0; i < S; ++i) {
-    const DeviceArray<T> last(units);
-    launch(last_state_kernel<T>, units, seq, p.state[i], last.data());
-    download(steps[i], *step_views[i]);
-    download(last, *last_views[i]);
+
+ private:
+  using Value = Compute<T>;
+  using Cell = C<Vec<Value>>;
+  static constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly;
+  static constexpr int64_t kBlock = 64 << 20;  // bytes of gx
+
+  Forward(const ForwardArgs& a, Arena& arena)
+      : stream_(static_cast<cudaStream_t>(a.stream)),
+        seq_(a),
+        h0_(rows_of<const T>(a.h0)),
+        c0_(rows_of<const Value>(a.c0)),
+        x_(rows_of<const T>(a.x)),
+        x_is_matrix_(!a.reverse && x_.time == seq_.B * x_.batch && a.x.stride[2] == 1),
+        w_ih_(matrix_of<T>(a.w_ih).transposed(), seq_.I, G * seq_.H, arena),
+        w_hh_(matrix_of<T>(a.w_hh).transposed(), seq_.H, G * seq_.H, arena),
+        block_(std::clamp<int64_t>(kBlock / std::max<int64_t>(gates() * int64_t{sizeof(Value)}, 1),
+                                   1, std::max<int64_t>(seq_.T, 1))),
+        gathered_(x_is_matrix_ ? nullptr : arena.take<T>(block_ * seq_.B * seq_.I)),
+        gx_(arena.take<Value>(block_ * gates())),
+        gh_(arena.take<Value>(gates())),
+        p_{seq_,
+           vector_of<T>(a.b_ih),
+           vector_of<T>(a.b_hh),
+           rows_of<T>(a.h_n),
+           rows_of<Value>(a.c_n),
+           rows_of<T>(a.y),
+           rows_of<Value>(a.c),
+           rows_of<T>(a.reserve),
+           gh_,
+           E > 0 ? arena.take<T>(seq_.B * seq_.H) : nullptr} {}
+
+  int64_t gates() const { return seq_.B * G * seq_.H; }
+
+  void run() const {
+    const int64_t units = seq_.B * seq_.H;
+    w_ih_.pack(stream_);
+    w_hh_.pack(stream_);
+    launch(stream_, first_state_kernel<T>, units, seq_, h0_, p_.h);
+    if (S > 1) launch(stream_, first_state_kernel<Value>, units, seq_, c0_, p_.c);
+    for (int64_t first = 0; first < seq_.T; first += block_) {
+      const int64_t steps = std::min(block_, seq_.T - first);
+      input_product(first, steps);
+      for (int64_t s = first; s < first + steps; ++s) step(s, gx_ + (s - first) * gates());
+    }
   }
-}
+
+  void input_product(int64_t first, int64_t steps) const {
+    const int64_t I = seq_.I;
+    Matrix<const T> x = {x_.data + first * x_.time, x_.batch, 1};
+    if (!x_is_matrix_) {
+      launch(stream_, gather_kernel<T>, steps * seq_.B * I, seq_, x_, I, first, steps, false,
+             gathered_);
+      x = {gathered_, I, 1};
+    }
+    const int64_t GH = G * seq_.H;
+    multiply<T, Value>(stream_, {steps * seq_.B, GH, I, x, w_ih_.matrix(), {gx_, GH, 1}, false});
+  }
+
+  void step(int64_t s, Value* gx) const {
+    const int64_t H = seq_.H, units = seq_.B * H;
+    if (seq_.reset) {
+      launch(stream_, reset_kernel<T>, units, seq_, p_.h, s);
+      if (S > 1) launch(stream_, reset_kernel<Value>, units, seq_, p_.c, s);
+    }
+    const Matrix<const T> h = {p_.h.data, p_.h.batch, 1};
+    if constexpr (E > 0) {
+      recurrent_product(h, 0, E);
+      launch(stream_, forward_early_kernel<C, T>, units, p_, gx, s);
+      recurrent_product({p_.operand, H, 1}, E, G);
+    } else {
+      recurrent_product(h, 0, G);
+    }
+    launch(stream_, forward_cell_kernel<C, T>, units, p_, static_cast<const Value*>(gx), s);
+  }
+
+  // of the gates [first, last)
+  void recurrent_product(Matrix<const T> left, int first, int last) const {
+    const int64_t H = seq_.H, GH = G * H;
+    multiply<T, Value>(stream_, {seq_.B,
+                                 (last - first) * H,
+                                 H,
+                                 left,
+                                 w_hh_.matrix().from_column(first * H),
+                                 {gh_ + first * H, GH, 1},
+                                 false});
+  }
+
+  const cudaStream_t stream_;
+  const Sequence seq_;
+  const Rows<const T> h0_;
+  const Rows<const Value> c0_;
+  const Rows<const T> x_;
+  const bool x_is_matrix_;
+  const RightFactor<T> w_ih_, w_hh_;
+  const int64_t block_;
+  T* const gathered_;
+  Value *const gx_, *const gh_;
+  const ForwardData<T> p_;
+};
 
 }  // namespace cuda
 }  // namespace

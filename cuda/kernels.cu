@@ -1,8 +1,10 @@
-// The backend "cuda": every cell and dtype, first correct path. Arrays are host memory: each call
-// copies its inputs to the current device, runs on the default stream and copies its results back.
+// The backend "cuda": every cell and dtype. Arrays of a device are read and written where they lie,
+// on the caller's stream and in the caller's workspace, and nothing waits for the GPU; host arrays
+// are copied there and back.
 #include "backward.cuh"
 #include "cells/cells.hpp"
 #include "forward.cuh"
+#include "host.cuh"
 
 namespace fastrnn {
 namespace {
@@ -16,23 +18,45 @@ bool supported() {
   return status == cudaSuccess && devices > 0;
 }
 
-// Memory is taken on the device, and weights are read as they are.
-template <class Args>
-int64_t no_memory(const Args&) {
-  return 0;
-}
+const ForwardArgs& forward_of(const ForwardArgs& a) { return a; }
+const ForwardArgs& forward_of(const BackwardArgs& a) { return a.forward; }
 
+// weights are read as they are
+int64_t nothing_to_pack(const ForwardArgs&) { return 0; }
 void pack_nothing(const ForwardArgs&, void*) {}
 
+template <class Kernel, class Args>
+int64_t workspace(const Args& a) {
+  return forward_of(a).x.device == kHost ? 0 : Kernel::workspace(a);
+}
+
+template <class Kernel>
+void forward(const ForwardArgs& a, void* memory) {
+  if (a.x.device == kHost) return forward_from_host<Kernel>(a);
+  const OnDevice guard(a.x.device);
+  Kernel::run(a, memory);
+}
+
+template <class Kernel>
+void backward(const BackwardArgs& a, void* memory) {
+  if (a.forward.x.device == kHost) return backward_from_host<Kernel>(a);
+  const OnDevice guard(a.forward.x.device);
+  Kernel::run(a, memory);
+}
+
 template <template <class> class C, class T>
-  requires IsCell<C, Vec<T>>
-constexpr KernelTable::Kernel kKernel = {no_memory<ForwardArgs>,  pack_nothing,
-                                         no_memory<ForwardArgs>,  run_forward<C, T>,
-                                         no_memory<BackwardArgs>, Backward<C, T>::run};
+  requires IsCell<C, Vec<Compute<T>>>
+constexpr KernelTable::Kernel kKernel = {nothing_to_pack,
+                                         pack_nothing,
+                                         workspace<Forward<C, T>, ForwardArgs>,
+                                         forward<Forward<C, T>>,
+                                         workspace<Backward<C, T>, BackwardArgs>,
+                                         backward<Backward<C, T>>};
 
 template <template <class> class C>
 struct Kernels {
-  static constexpr KernelTable::PerDType value = {{kKernel<C, float>, kKernel<C, double>}};
+  static constexpr KernelTable::PerDType value = {
+      {kKernel<C, float>, kKernel<C, double>, kKernel<C, Float16>, kKernel<C, BFloat16>}};
 };
 
 constexpr auto kKernels = per_cell<Kernels>();

@@ -4,8 +4,7 @@
 //
 //            k                         n, n+1 .. of a warp's threads
 //   rows  [ a a a ]        k  [ w w w w ]
-//         [ a a a ]           [ w w w w ]      sum[row][n] = start + sum over k of a[row][k] *
-//         w[k][n]
+//         [ a a a ]           [ w w w w ]      sum[row][n] = sum over k of a[row][k] * w[k][n]
 //
 // Each sum runs over k in order, in one accumulator: its bits depend on neither the tile nor the
 // batch.
@@ -25,69 +24,105 @@ struct TileTraits {
   static_assert(kRows * kColumns <= 32, "the sums of double must stay in registers");
 };
 
-// sum[m][n] += sum over k < length of rows[m][k * row_stride] * columns[n][k * column_stride]
-template <int M, int N, class T>
-FASTRNN_HD void multiply(const T* const (&rows)[M], int64_t row_stride,
-                         const T* const (&columns)[N], int64_t column_stride, int64_t length,
-                         T (&sum)[M][N]) {
-  for (int64_t k = 0; k < length; ++k) {
-    T left[M];
-    for (int m = 0; m < M; ++m) left[m] = rows[m][k * row_stride];
-    for (int n = 0; n < N; ++n) {
-      const T right = columns[n][k * column_stride];
-      for (int m = 0; m < M; ++m) sum[m][n] = std::fma(left[m], right, sum[m][n]);
-    }
-  }
-}
-
 // Element (i, j) is data[i * row + j * column].
 template <class T>
 struct Matrix {
   T* data = nullptr;
   int64_t row = 0, column = 0;
+
+  Matrix transposed() const { return {data, column, row}; }
+  Matrix from_row(int64_t i) const { return {data + i * row, row, column}; }
+  Matrix from_column(int64_t j) const { return {data + j * column, row, column}; }
 };
 
-// out = start + a b; a is [M, K], b [K, N]; start may be out itself, or null for zero
-template <class T>
+// out = a b, or out + a b; a is [M, K], b [K, N]
+template <class T, class Out>
 struct ProductData {
   int64_t M, N, K;
-  Matrix<const T> a, b, start;
-  Matrix<T> out;
+  Matrix<const T> a, b;
+  Matrix<Out> out;
+  bool accumulate;
 };
 
-template <class T>
-__global__ void product_kernel(ProductData<T> p) {
+template <class T, class Out>
+__global__ void __launch_bounds__(kThreads, 2) product_kernel(ProductData<T, Out> p) {
+  using Sum = Compute<T>;
   constexpr int kRows = TileTraits::kRows, kColumns = TileTraits::kColumns;
   const int64_t stripe = divide_up(p.N, kColumns);  // a thread's columns are a stripe apart
   const int64_t first_row = thread_index() / stripe * kRows, first_column = thread_index() % stripe;
   if (first_row >= p.M) return;
   const T* rows[kRows];
   const T* columns[kColumns];
-  T sum[kRows][kColumns];
+  Sum sum[kRows][kColumns] = {};
   for (int m = 0; m < kRows; ++m)
     rows[m] = p.a.data + (first_row + m < p.M ? first_row + m : 0) * p.a.row;
   for (int n = 0; n < kColumns; ++n) {
     const int64_t column = first_column + n * stripe < p.N ? first_column + n * stripe : 0;
     columns[n] = p.b.data + column * p.b.column;
-    for (int m = 0; m < kRows; ++m) {
-      const int64_t row = first_row + m < p.M ? first_row + m : 0;
-      sum[m][n] = p.start.data ? p.start.data[row * p.start.row + column * p.start.column] : T(0);
+  }
+#pragma unroll 2  // four, as nvcc has it by itself, spill the sums of double
+  for (int64_t k = 0; k < p.K; ++k) {
+    Sum left[kRows];
+    for (int m = 0; m < kRows; ++m) left[m] = computed(rows[m][k * p.a.column]);
+    for (int n = 0; n < kColumns; ++n) {
+      const Sum right = computed(columns[n][k * p.b.row]);
+      for (int m = 0; m < kRows; ++m) sum[m][n] = std::fma(left[m], right, sum[m][n]);
     }
   }
-  multiply(rows, p.a.column, columns, p.b.row, p.K, sum);
+#pragma unroll
   for (int m = 0; m < kRows; ++m) {
+#pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       const int64_t row = first_row + m, column = first_column + n * stripe;
-      if (row < p.M && column < p.N)
-        p.out.data[row * p.out.row + column * p.out.column] = sum[m][n];
+      if (row < p.M && column < p.N) {
+        Out& out = p.out.data[row * p.out.row + column * p.out.column];
+        out = stored<Out>(p.accumulate ? computed(out) + sum[m][n] : sum[m][n]);
+      }
     }
   }
 }
 
-template <class T>
-void launch_product(const ProductData<T>& p) {
-  launch(product_kernel<T>,
+template <class T, class Out>
+void multiply(cudaStream_t stream, const ProductData<T, Out>& p) {
+  launch(stream, product_kernel<T, Out>,
          divide_up(p.M, TileTraits::kRows) * divide_up(p.N, TileTraits::kColumns), p);
+}
+
+// packed [rows, columns] = matrix
+template <class T>
+__global__ void pack_kernel(Matrix<const T> matrix, int64_t rows, int64_t columns, T* packed) {
+  const int64_t i = thread_index() / columns, j = thread_index() % columns;
+  if (i < rows) packed[thread_index()] = matrix.data[i * matrix.row + j * matrix.column];
+}
+
+// A right factor [K, N] as the product reads it fastest: a copy with packed rows where it is not so
+// by itself.
+template <class T>
+class RightFactor {
+ public:
+  RightFactor(Matrix<const T> matrix, int64_t K, int64_t N, Arena& arena)
+      : given_(matrix),
+        K_(K),
+        N_(N),
+        packed_(matrix.column == 1 ? nullptr : arena.take<T>(K * N)) {}
+
+  // to be called before matrix()
+  void pack(cudaStream_t stream) const {
+    if (given_.column != 1) launch(stream, pack_kernel<T>, K_ * N_, given_, K_, N_, packed_);
+  }
+  Matrix<const T> matrix() const {
+    return given_.column == 1 ? given_ : Matrix<const T>{packed_, N_, 1};
+  }
+
+ private:
+  Matrix<const T> given_;
+  int64_t K_, N_;
+  T* packed_;
+};
+
+template <class T>
+Matrix<const T> matrix_of(const Tensor& view) {
+  return {static_cast<const T*>(view.data), view.stride[0], view.stride[1]};
 }
 
 }  // namespace cuda

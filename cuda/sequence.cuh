@@ -1,8 +1,8 @@
-// What forward and backward share: which time a step of a row is, which steps do anything, the
-// state before a step.
+// Views of a call's arrays on the device, and what forward and backward share: which time a step of
+// a row is, which steps do anything, the state before a step.
 //
-// Step s of row b is time s, or with reverse the row's own last valid step minus s. Arrays are
-// packed [T, B, ...]; row(b, s) = time * B + b is where step s of row b lies in them.
+// Step s of row b is time s, or with reverse the row's own last valid step minus s. Beyond a row's
+// length a step is its own time and does nothing.
 #pragma once
 
 #include "device.cuh"
@@ -11,67 +11,131 @@ namespace fastrnn {
 namespace {
 namespace cuda {
 
+// [T, B, n] with any strides on T and B; a state [B, n] has no stride on T.
 template <class T>
-struct State {
-  T* steps;          // [T, B, H]  after each step
-  const T* initial;  // [B, H]
+struct Rows {
+  T* data = nullptr;
+  int64_t time = 0, batch = 0;
+
+  FASTRNN_HD T* at(int64_t t, int64_t b) const { return data + t * time + b * batch; }
+  FASTRNN_HD explicit operator bool() const { return data != nullptr; }
 };
+
+template <class T>
+struct Vector {
+  const T* data;
+  int64_t stride;
+
+  FASTRNN_HD Compute<T> at(int64_t i) const {  // 0 where there is none
+    return data ? computed(data[i * stride]) : Compute<T>(0);
+  }
+};
+
+template <class T>
+Rows<T> rows_of(const Tensor& view) {
+  if (!view.present) return {};
+  T* const data = static_cast<T*>(view.data);
+  if (view.rank == 2) return {data, 0, view.stride[0]};
+  return {data, view.stride[0], view.stride[1]};
+}
+
+inline Rows<const uint8_t> flags_of(const Tensor& view) {
+  if (!view.present) return {};
+  return {static_cast<const uint8_t*>(view.data), view.stride[0], view.stride[1]};
+}
+
+template <class T>
+Vector<T> vector_of(const Tensor& view) {
+  if (!view.present) return {};
+  return {static_cast<const T*>(view.data), view.stride[0]};
+}
 
 struct Sequence {
   int64_t T, B, I, H;
   bool reverse;
-  const int64_t* length;  // [B]
-  const uint8_t* mask;    // [T, B] or null
-  const uint8_t* reset;   // [T, B] or null
+  const int64_t* lengths;           // [B] or null
+  Rows<const uint8_t> mask, reset;  // [T, B] or null
 
+  explicit Sequence(const ForwardArgs& a)
+      : T(a.x.shape[0]),
+        B(a.x.shape[1]),
+        I(a.x.shape[2]),
+        H(a.w_hh.shape[1]),
+        reverse(a.reverse),
+        lengths(a.lengths.present ? static_cast<const int64_t*>(a.lengths.data) : nullptr),
+        mask(flags_of(a.mask)),
+        reset(flags_of(a.reset)) {}
+
+  // lengths on the device have been seen by nobody: they count as within 0 and T
+  FASTRNN_HD int64_t length(int64_t b) const {
+    if (!lengths) return T;
+    const int64_t length = lengths[b];
+    return length < 0 ? 0 : length < T ? length : T;
+  }
+  FASTRNN_HD bool valid(int64_t b, int64_t s) const { return s >= 0 && s < length(b); }
   // its own inverse: also the step at time s
-  FASTRNN_HD int64_t time(int64_t b, int64_t s) const { return reverse ? length[b] - 1 - s : s; }
-  FASTRNN_HD int64_t row(int64_t b, int64_t s) const { return time(b, s) * B + b; }
-  FASTRNN_HD bool valid(int64_t b, int64_t s) const { return b < B && s >= 0 && s < length[b]; }
-  FASTRNN_HD bool masked(int64_t b, int64_t s) const { return mask && !mask[row(b, s)]; }
+  FASTRNN_HD int64_t time(int64_t b, int64_t s) const {
+    return reverse && valid(b, s) ? length(b) - 1 - s : s;
+  }
+  FASTRNN_HD bool masked(int64_t b, int64_t s) const { return mask && !*mask.at(time(b, s), b); }
   FASTRNN_HD bool works(int64_t b, int64_t s) const { return valid(b, s) && !masked(b, s); }
-  FASTRNN_HD bool resets(int64_t b, int64_t s) const { return reset && reset[row(b, s)]; }
+  FASTRNN_HD bool resets(int64_t b, int64_t s) const {
+    return reset && valid(b, s) && *reset.at(time(b, s), b);
+  }
+  // of `unit`, from the states after each step and the first one
+  template <class Value>
+  FASTRNN_HD Compute<Value> state_before(const Rows<const Value>& steps,
+                                         const Rows<const Value>& initial, int64_t b, int64_t s,
+                                         int64_t unit) const {
+    if (resets(b, s)) return 0;
+    if (s > 0) return computed(steps.at(time(b, s - 1), b)[unit]);
+    return initial ? computed(initial.at(0, b)[unit]) : Compute<Value>(0);
+  }
 
-  template <class Value>
-  FASTRNN_HD const Value* state_after(const State<Value>& state, int64_t b, int64_t s) const {
-    return s < 0 ? state.initial + b * H : state.steps + row(b, s) * H;
-  }
-  template <class Value>
-  FASTRNN_HD const Value* state_before(const State<Value>& state, const Value* zeros, int64_t b,
-                                       int64_t s) const {
-    return resets(b, s) ? zeros : state_after(state, b, s - 1);
-  }
+  bool has_idle_steps() const { return lengths || mask; }
 };
 
-class SequenceOnDevice {
- public:
-  explicit SequenceOnDevice(const ForwardArgs& a)
-      : mask_(upload<uint8_t>(a.mask)), reset_(upload<uint8_t>(a.reset)) {
-    const int64_t T = a.x.shape[0], B = a.x.shape[1];
-    std::vector<int64_t> length(static_cast<size_t>(B), T);
-    for (int64_t b = 0; b < B; ++b) {
-      if (a.lengths.present)
-        length[static_cast<size_t>(b)] = static_cast<const int64_t*>(a.lengths.data)[b];
-      if (length[static_cast<size_t>(b)] > steps) steps = length[static_cast<size_t>(b)];
-    }
-    length_ = upload(length.data(), B);
-    view = {T,
-            B,
-            a.x.shape[2],
-            a.w_hh.shape[1],
-            a.reverse,
-            length_.data(),
-            mask_.data(),
-            reset_.data()};
-  }
-
-  Sequence view;
-  int64_t steps = 0;  // of the longest row
-
- private:
-  DeviceArray<int64_t> length_;
-  DeviceArray<uint8_t> mask_, reset_;
+// What a thread of a launch over [rows, units] works on.
+struct Item {
+  int64_t row, unit;
+  FASTRNN_HD Item(int64_t index, int64_t units) : row(index / units), unit(index % units) {}
 };
+
+// state [B, H] = initial, or zeros
+template <class T>
+__global__ void first_state_kernel(Sequence seq, Rows<const T> initial, Rows<T> state) {
+  const Item at(thread_index(), seq.H);
+  if (at.row >= seq.B) return;
+  state.at(0, at.row)[at.unit] = initial ? initial.at(0, at.row)[at.unit] : T{};
+}
+
+// state [B, H] = 0 where step s resets
+template <class T>
+__global__ void reset_kernel(Sequence seq, Rows<T> state, int64_t s) {
+  const Item at(thread_index(), seq.H);
+  if (at.row < seq.B && seq.resets(at.row, s)) state.at(0, at.row)[at.unit] = T{};
+}
+
+// packed [steps, B, width], from step `first` on, in the order of the steps; zeros where none is
+// taken
+template <class T>
+__global__ void gather_kernel(Sequence seq, Rows<const T> rows, int64_t width, int64_t first,
+                              int64_t steps, bool by_time, T* packed) {
+  const Item at(thread_index(), width);
+  if (at.row >= steps * seq.B) return;
+  const int64_t b = at.row % seq.B, t = first + at.row / seq.B;
+  const int64_t s = by_time ? seq.time(b, t) : t;
+  packed[thread_index()] = seq.works(b, s) ? rows.at(seq.time(b, s), b)[at.unit] : T{};
+}
+
+// rows [T, B, width] from packed ones; zeros where no step is taken
+template <class T>
+__global__ void scatter_kernel(Sequence seq, const T* packed, int64_t width, Rows<T> rows) {
+  const Item at(thread_index(), width);
+  if (at.row >= seq.T * seq.B) return;
+  const int64_t b = at.row % seq.B, t = at.row / seq.B;
+  rows.at(t, b)[at.unit] = seq.works(b, seq.time(b, t)) ? packed[thread_index()] : T{};
+}
 
 }  // namespace cuda
 }  // namespace

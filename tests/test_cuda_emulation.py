@@ -18,14 +18,15 @@ from commands import ROOT, attempt, program, run
 EMULATION = ROOT / "tests" / "cpp" / "cuda_emulation"
 FLAGS = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}")
 SCALAR = ("-O2", "-DFASTRNN_ISA=scalar", '-DFASTRNN_ISA_HEADER="cpu/isa/scalar.hpp"')
+BACKEND = (f"-I{EMULATION}", f"-I{ROOT / 'cuda'}")
 WATCHED = ("-O1", "-g1", "-fsanitize=address")
 
 # What a broken kernel looks like: file, what stands there, what takes its place, how it shows.
 MUTANTS = {
     "gradient through a reset": (
         "backward.cuh",
-        "const bool flows = p.seq.works(b, s + 1) && !p.seq.resets(b, s + 1);",
-        "const bool flows = p.seq.works(b, s + 1);",
+        "launch(stream_, reset_kernel<Value>, units, seq_, dh, s);",
+        "",
         "FAILED  double matches scalar double",
     ),
     "write beyond the last column": (
@@ -55,7 +56,7 @@ def run_emulated(
                 lambda job: compile_object(*job),
                 (
                     ("scalar", ROOT / "csrc/cpu/kernels.cpp", *SCALAR),
-                    ("test", EMULATION / "test_cuda_emulation.cpp", *WATCHED),
+                    ("test", EMULATION / "test_cuda_emulation.cpp", *WATCHED, *BACKEND),
                     ("threads", ROOT / "csrc/cpu/threads.cpp", *WATCHED),
                     ("dispatch", ROOT / "csrc/dispatch.cpp", *WATCHED),
                     ("memory", ROOT / "csrc/memory.cpp", *WATCHED),

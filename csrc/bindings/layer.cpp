@@ -59,6 +59,7 @@ struct Layer {
   const char* function;
   const Plan& plan;
   int threads;
+  const KernelTable& backend = find_backend(nullptr);
   bool step = false;
   std::vector<py::object> owners;
 
@@ -156,8 +157,7 @@ struct Layer {
       throw ValueError(argument(function, name) + " must have " + std::to_string(plan.directions) +
                        " on its first axis");
     }
-    tensor.data = static_cast<char*>(tensor.data) +
-                  d * tensor.stride[0] * kItemSize[static_cast<int>(tensor.dtype)];
+    tensor.data = static_cast<char*>(tensor.data) + d * tensor.stride[0] * item_size(tensor.dtype);
     tensor.rank -= 1;
     for (int i = 0; i < tensor.rank; ++i)
       tensor.shape[i] = tensor.shape[i + 1], tensor.stride[i] = tensor.stride[i + 1];
@@ -172,8 +172,7 @@ struct Layer {
   // the columns of direction d in a [T, B, D*H] view
   Tensor columns(Tensor tensor, int64_t H, int d) const {
     if (!tensor.present) return tensor;
-    tensor.data =
-        static_cast<char*>(tensor.data) + d * H * kItemSize[static_cast<int>(tensor.dtype)];
+    tensor.data = static_cast<char*>(tensor.data) + d * H * item_size(tensor.dtype);
     tensor.shape[2] = H;
     return tensor;
   }
@@ -251,7 +250,7 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   a.lengths = in.lengths;
   a.mask = layer.time_major(in.mask);
   a.reset = layer.time_major(in.reset);
-  check_forward(layer.function, a,
+  check_forward(layer.function, layer.backend, a,
                 layer.step               ? Layout::kStep
                 : layer.plan.batch_first ? Layout::kBatchFirst
                                          : Layout::kTimeMajor);
@@ -279,8 +278,8 @@ void set_reserve(const Calls& calls, const KeptUnits& kept, const Tensor& reserv
   const auto part = [&](int64_t units) -> Tensor {
     if (units == 0) return {};
     Tensor tensor = reserve;
-    tensor.data = static_cast<char*>(reserve.data) +
-                  calls.T * calls.B * before * kItemSize[static_cast<int>(reserve.dtype)];
+    tensor.data =
+        static_cast<char*>(reserve.data) + calls.T * calls.B * before * item_size(reserve.dtype);
     tensor.shape[2] = units;
     tensor.stride[0] = calls.B * units, tensor.stride[1] = units, tensor.stride[2] = 1;
     before += units;
@@ -297,7 +296,7 @@ struct Outputs {
 
 void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
          WeightCache* cache) {
-  const KernelTable& backend = find_backend(nullptr);
+  const KernelTable& backend = layer.backend;
   const Tensor y = layer.time_major(layer.step ? out.h_n : out.y);
   const KeptUnits units = layer.plan.kept(calls.H, in.projected);
   std::array<WeightCache::Kept, 2> kept;
@@ -378,8 +377,7 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
   const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
                        layer.take("c", c), layer.take("reserve", reserve)};
   if (filled && out.reserve.present) {
-    std::memset(out.reserve.data, 0,
-                static_cast<size_t>(D * T * B * kept * kItemSize[static_cast<int>(dtype)]));
+    std::memset(out.reserve.data, 0, static_cast<size_t>(D * T * B * kept * item_size(dtype)));
   }
   run(layer, in, calls, out, cache);
   return py::make_tuple(y, h_n, c_n, c, reserve);
@@ -454,11 +452,10 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
     a.dh0 = layer.at(dh0_, "dh0", d);
     a.dc0 = layer.at(dc0_, "dc0", d);
   }
-  const KernelTable& backend = find_backend(nullptr);
   {
     const py::gil_scoped_release release;
     for (int d = 0; d < plan.directions; ++d)
-      backward(backend, backward_calls[static_cast<size_t>(d)]);
+      backward(layer.backend, backward_calls[static_cast<size_t>(d)]);
   }
   return gradients;
 }
@@ -466,8 +463,8 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
 // Rows [first, first + count) of a tensor's first axis.
 Tensor rows_of(Tensor tensor, int64_t first, int64_t count) {
   if (!tensor.present) return tensor;
-  tensor.data = static_cast<char*>(tensor.data) +
-                first * tensor.stride[0] * kItemSize[static_cast<int>(tensor.dtype)];
+  tensor.data =
+      static_cast<char*>(tensor.data) + first * tensor.stride[0] * item_size(tensor.dtype);
   tensor.shape[0] = count;
   return tensor;
 }
@@ -514,8 +511,7 @@ py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle
     if (l + 1 < L) {
       Memory& memory = between[static_cast<size_t>(l % 2)];
       if (!memory) {
-        memory = allocate(shape.size[0] * shape.size[1] * shape.size[2] *
-                          kItemSize[static_cast<int>(dtype)]);
+        memory = allocate(shape.size[0] * shape.size[1] * shape.size[2] * item_size(dtype));
       }
       out.y.data = memory.get();
     }

@@ -100,8 +100,7 @@ struct Saved {
 Tensor slice(const Tensor& tensor, int64_t i) {
   Tensor part = tensor;
   if (!tensor.present) return part;
-  part.data = static_cast<char*>(tensor.data) +
-              i * tensor.stride[0] * (tensor.dtype == DType::kFloat32 ? 4 : 8);
+  part.data = static_cast<char*>(tensor.data) + i * tensor.stride[0] * item_size(tensor.dtype);
   part.rank -= 1;
   for (int d = 0; d < part.rank; ++d)
     part.shape[d] = tensor.shape[d + 1], part.stride[d] = tensor.stride[d + 1];
@@ -188,7 +187,7 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
   a.lengths = call.keep(copy_lengths(call.function, lengths));
   a.mask = call.time_major(call.keep(copy_flags(call.function, "mask", mask)));
   a.reset = call.time_major(call.keep(copy_flags(call.function, "reset", reset)));
-  check_forward(call.function.c_str(), a, call.layout);
+  check_forward(call.function.c_str(), *call.backend, a, call.layout);
 
   const CellInfo& info = call.cell();
   const bool has_c = call.has_c();
@@ -234,7 +233,7 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
 py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
   take_step(call, x, h, c);
   ForwardArgs& a = call.args;
-  check_forward(call.function.c_str(), a, call.layout);
+  check_forward(call.function.c_str(), *call.backend, a, call.layout);
   const py::object h_n = call.allocate_matrix(call.B(), call.P(), a.h_n);
   const py::object c_n =
       call.has_c() ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
@@ -259,7 +258,7 @@ Weights make_weights(const std::string& function, const std::string& cell, py::h
   Call& call = weights.call;
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   call.args.threads = num_threads();
-  check_weights(function.c_str(), call.args);
+  check_weights(function.c_str(), *call.backend, call.args);
   weights.packed = allocate(packed_size(*call.backend, call.args));
   const py::gil_scoped_release release;
   pack(*call.backend, call.args, weights.packed.get());
@@ -289,7 +288,7 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
     ForwardArgs a = layer.args;
     a.threads = num_threads();
     a.x = input;
-    check_forward(function.c_str(), a, Layout::kStep);
+    check_forward(function.c_str(), *layer.backend, a, Layout::kStep);
     if (i == 0) {
       check_stacked_state(function.c_str(), "h", h_held.tensor, a.x, count, layer.H());
       check_stacked_state(function.c_str(), "c", c_held.tensor, a.x, count, layer.H());

@@ -12,8 +12,6 @@
 
 namespace fastrnn::bindings {
 
-constexpr int64_t kItemSize[] = {4, 8, 8, 1};  // by DType
-
 struct Shape {
   int rank;
   int64_t size[kMaxRank];
@@ -44,7 +42,7 @@ inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape
     owned->stride[i] = size;
     size *= std::max<int64_t>(shape.size[i], 1);
   }
-  const auto bits = static_cast<uint8_t>(8 * kItemSize[static_cast<int>(dtype)]);
+  const auto bits = static_cast<uint8_t>(8 * item_size(dtype));
   owned->managed = {{dlpack::kMajorVersion, 0},
                     nullptr,
                     [](dlpack::ManagedTensor* self) { std::free(self); },
@@ -64,7 +62,7 @@ inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape
 // A tensor of the framework of `like`, float32 or float64.
 inline pybind11::object new_tensor(pybind11::handle like, const Shape& shape, DType dtype) {
   constexpr int64_t kSmall = 16 << 10;
-  int64_t bytes = kItemSize[static_cast<int>(dtype)];
+  int64_t bytes = item_size(dtype);
   for (int i = 0; i < shape.rank; ++i) bytes *= shape.size[i];
   const dlpack::ExchangeAPI* api = dlpack::exchange_api(like);
   if (api && api->to_object && bytes <= kSmall) return small_tensor(*api, shape, dtype, bytes);

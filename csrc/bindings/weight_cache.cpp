@@ -13,7 +13,7 @@ constexpr int64_t kLine = 64, kLines = 64;  // of each weight, when a sample has
 using Weights = WeightCache::Weights;
 
 int64_t bytes_of(const Tensor& w) {
-  int64_t count = w.present ? (w.dtype == DType::kFloat32 ? 4 : 8) : 0;
+  int64_t count = w.present ? item_size(w.dtype) : 0;
   for (int i = 0; i < w.rank; ++i) count *= w.shape[i];
   return count;
 }

@@ -82,8 +82,6 @@ int64_t count(const Tensor& tensor) {
 
 char* byte_address(const Tensor& tensor) { return static_cast<char*>(tensor.data); }
 
-int64_t item_size(const Tensor& tensor) { return tensor.dtype == DType::kFloat32 ? 4 : 8; }
-
 // One call: takes its arguments and results in order.
 class Call {
  public:
@@ -156,7 +154,7 @@ Tensor at(Tensor tensor, int d, int directions) {
   if (!tensor.present) return tensor;
   if (tensor.rank < 2 || tensor.shape[0] != directions)
     throw ValueError("an array must have the directions on its first axis");
-  tensor.data = byte_address(tensor) + d * tensor.stride[0] * item_size(tensor);
+  tensor.data = byte_address(tensor) + d * tensor.stride[0] * item_size(tensor.dtype);
   tensor.rank -= 1;
   for (int i = 0; i < tensor.rank; ++i)
     tensor.shape[i] = tensor.shape[i + 1], tensor.stride[i] = tensor.stride[i + 1];
@@ -167,12 +165,13 @@ Tensor at(Tensor tensor, int d, int directions) {
 Tensor columns(Tensor tensor, int64_t hidden, int d, int directions) {
   if (tensor.rank != 3 || tensor.shape[2] != directions * hidden)
     throw ValueError("y must be (T, B, D*H)");
-  tensor.data = byte_address(tensor) + d * hidden * item_size(tensor);
+  tensor.data = byte_address(tensor) + d * hidden * item_size(tensor.dtype);
   tensor.shape[2] = hidden;
   return tensor;
 }
 
 struct Layer {
+  const KernelTable& backend = find_backend(nullptr);
   std::array<ForwardArgs, 2> of;
   std::vector<int64_t> lengths;
   bool skips = false;  // there are steps that a row does not take
@@ -222,7 +221,7 @@ Layer take_layer(Call& call) {
     a.w_ih = call.weights();
     a.w_hh = call.weights();
     if (call.given(kBias)) a.b_ih = call.argument(), a.b_hh = call.argument();
-    check_forward("fastrnn.jax", a,
+    check_forward("fastrnn.jax", layer.backend, a,
                   call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);
   }
   layer.hidden = layer.of[0].w_hh.shape[1];
@@ -245,10 +244,9 @@ void run_forward(Call& call) {
     reserve = call.result();
     expect(reserve, first.x, {D, T, B, call.info().reserve * H}, 4);
     if (layer.skips)  // else NaN may lie there, which jax_debug_nans would find
-      std::memset(reserve.data, 0, static_cast<size_t>(count(reserve) * item_size(reserve)));
+      std::memset(reserve.data, 0, static_cast<size_t>(count(reserve) * item_size(reserve.dtype)));
   }
   call.finish();
-  const KernelTable& backend = find_backend(nullptr);
   for (int d = 0; d < D; ++d) {
     ForwardArgs& a = layer.of[static_cast<size_t>(d)];
     a.y = columns(y, H, d, D);
@@ -256,7 +254,7 @@ void run_forward(Call& call) {
     a.c_n = at(c_n, d, D);
     a.c = at(c, d, D);
     a.reserve = at(reserve, d, D);
-    forward(backend, a);
+    forward(layer.backend, a);
   }
 }
 
@@ -312,8 +310,7 @@ void run_backward(Call& call) {
                    call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);
   }
   call.finish();
-  const KernelTable& backend = find_backend(nullptr);
-  for (int d = 0; d < D; ++d) backward(backend, calls[static_cast<size_t>(d)]);
+  for (int d = 0; d < D; ++d) backward(layer.backend, calls[static_cast<size_t>(d)]);
 }
 
 xla::Error* error(const xla::CallFrame& frame, const char* message, int code) {

@@ -45,9 +45,8 @@ struct FamilyKernels {
 
 constexpr auto kKernels = per_cell<Kernels>();
 constexpr auto kFamilyKernels = per_cell<FamilyKernels>();
-constexpr KernelTable::Probe kProbes[kComputeDTypes] = {
-    {Probe<float>::multiply_add, Probe<float>::read},
-    {Probe<double>::multiply_add, Probe<double>::read}};
+constexpr KernelTable::Probe kProbes[2] = {{Probe<float>::multiply_add, Probe<float>::read},
+                                           {Probe<double>::multiply_add, Probe<double>::read}};
 constexpr KernelTable kTable = {.name = FASTRNN_STRING(FASTRNN_ISA),
                                 .supported = supported,
                                 .kernels = kKernels.of,

@@ -56,6 +56,11 @@ class Random {
 template <class T>
 constexpr DType kDType = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
 
+template <class T>
+T from_double(double value) {
+  return static_cast<T>(value);
+}
+
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 template <class T>
@@ -73,15 +78,19 @@ Tensor view(std::vector<T>& data, const std::vector<int64_t>& shape, DType dtype
   return tensor;
 }
 
-template <class T>
+// State: what c is in.
+template <class T, class State = T>
 struct Problem {
   Setup setup;
   int64_t G, S, R;
   std::vector<int64_t> lengths;
   std::vector<uint8_t> mask, reset;
-  std::vector<T> x, w_ih, w_hh, b_ih, b_hh, h0, c0, dy, dh_n, dc_n;  // given
-  std::vector<T> y, h_n, c_n, c, reserve;                            // forward
-  std::vector<T> dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0;           // backward
+  std::vector<T> x, w_ih, w_hh, b_ih, b_hh, h0, dy, dh_n;  // given
+  std::vector<State> c0, dc_n;
+  std::vector<T> y, h_n, reserve;  // forward
+  std::vector<State> c_n, c;
+  std::vector<T> dx, dw_ih, dw_hh, db_ih, db_hh, dh0;  // backward
+  std::vector<State> dc0;
 
   explicit Problem(const Setup& s)
       : setup(s),
@@ -89,9 +98,9 @@ struct Problem {
         S(cell_info(s.cell)->states),
         R(cell_info(s.cell)->reserve) {
     Random random(s.seed);
-    auto fill = [&](std::vector<T>& v, int64_t count, double scale) {
+    auto fill = [&]<class V>(std::vector<V>& v, int64_t count, double scale) {
       v.resize(static_cast<size_t>(count));
-      for (T& value : v) value = static_cast<T>(random.value(scale));
+      for (V& value : v) value = from_double<V>(random.value(scale));
     };
     for (int64_t b = 0; b < s.B; ++b) lengths.push_back(s.lengths ? random.below(s.T + 1) : s.T);
     for (int64_t i = 0; i < s.T * s.B; ++i) {
@@ -112,11 +121,11 @@ struct Problem {
       for (int64_t b = 0; b < s.B; ++b) {
         if (t < lengths[static_cast<size_t>(b)]) continue;
         for (int64_t i = 0; i < s.I; ++i)
-          x[static_cast<size_t>((t * s.B + b) * s.I + i)] = static_cast<T>(kNaN);
+          x[static_cast<size_t>((t * s.B + b) * s.I + i)] = from_double<T>(kNaN);
       }
     }
-    auto room = [](std::vector<T>& v, int64_t count) {
-      v.assign(static_cast<size_t>(count), static_cast<T>(kNaN));
+    auto room = []<class V>(std::vector<V>& v, int64_t count) {
+      v.assign(static_cast<size_t>(count), from_double<V>(kNaN));
     };
     room(y, s.T * s.B * s.H), room(h_n, s.B * s.H), room(c_n, s.B * s.H), room(c, s.T * s.B * s.H);
     room(reserve, s.T * s.B * R * s.H);
@@ -139,15 +148,15 @@ struct Problem {
       a.b_hh = view(b_hh, {G * H}, kType);
     }
     if (setup.state) a.h0 = view(h0, {B, H}, kType);
-    if (setup.state && S == 2) a.c0 = view(c0, {B, H}, kType);
+    if (setup.state && S == 2) a.c0 = view(c0, {B, H}, kDType<State>);
     if (setup.lengths) a.lengths = view(lengths, {B}, DType::kInt64);
     if (setup.mask) a.mask = view(mask, {T_, B}, DType::kBool);
     if (setup.reset) a.reset = view(reset, {T_, B}, DType::kBool);
     a.y = view(y, {T_, B, H}, kType);
     a.h_n = view(h_n, {B, H}, kType);
     if (S == 2) {
-      a.c_n = view(c_n, {B, H}, kType);
-      a.c = view(c, {T_, B, H}, kType);
+      a.c_n = view(c_n, {B, H}, kDType<State>);
+      a.c = view(c, {T_, B, H}, kDType<State>);
     }
     if (R > 0) a.reserve = view(reserve, {T_, B, R * H}, kType);
     return a;
@@ -169,8 +178,8 @@ struct Problem {
     }
     a.dh0 = view(dh0, {B, H}, kType);
     if (S == 2) {
-      a.dc_n = view(dc_n, {B, H}, kType);
-      a.dc0 = view(dc0, {B, H}, kType);
+      a.dc_n = view(dc_n, {B, H}, kDType<State>);
+      a.dc0 = view(dc0, {B, H}, kDType<State>);
     }
     return a;
   }

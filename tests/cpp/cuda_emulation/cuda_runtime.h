@@ -37,8 +37,10 @@ enum cudaError_t {
   cudaErrorInvalidValue,
   cudaErrorMemoryAllocation,
   cudaErrorInvalidConfiguration,
-  cudaErrorNoDevice
+  cudaErrorNoDevice,
+  cudaErrorInvalidDevice
 };
+using cudaStream_t = struct cudaStream*;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
@@ -52,6 +54,7 @@ struct cudaLaunchAttribute {
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
+  cudaStream_t stream;
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
@@ -89,9 +92,12 @@ inline cudaError_t cudaGetLastError() {
 }
 
 inline const char* cudaGetErrorString(cudaError_t status) {
-  constexpr const char* kText[] = {"no error", "invalid argument", "out of memory",
+  constexpr const char* kText[] = {"no error",
+                                   "invalid argument",
+                                   "out of memory",
                                    "invalid configuration argument",
-                                   "no CUDA-capable device is detected"};
+                                   "no CUDA-capable device is detected",
+                                   "invalid device ordinal"};
   return kText[status];
 }
 
@@ -100,7 +106,19 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   return cuda_emulation::result(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = cuda_emulation::device;
+  return cuda_emulation::result(cudaSuccess);
+}
+
+inline cudaError_t cudaSetDevice(int device) {
+  const bool exists = device >= 0 && device < cuda_emulation::devices;
+  if (exists) cuda_emulation::device = device;
+  return cuda_emulation::result(exists ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+  ++cuda_emulation::waits;
   if (const cudaError_t status = cuda_emulation::result(cudaSuccess)) return status;
   char* memory = static_cast<char*>(std::malloc(bytes));
   std::memset(memory, 0xff, bytes);  // not a number, in float and in double
@@ -111,6 +129,7 @@ inline cudaError_t cudaMalloc(void** data, size_t bytes) {
 }
 
 inline cudaError_t cudaFree(void* data) {
+  ++cuda_emulation::waits;
   if (data && cuda_emulation::allocations.erase(static_cast<char*>(data)) == 0) {
     return cuda_emulation::result(cudaErrorInvalidValue);
   }
@@ -127,6 +146,7 @@ inline cudaError_t cudaMemset(void* data, int value, size_t bytes) {
 }
 
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  ++cuda_emulation::waits;
   const bool right = cuda_emulation::on_device(to, bytes) == (kind == cudaMemcpyHostToDevice) &&
                      cuda_emulation::on_device(from, bytes) == (kind == cudaMemcpyDeviceToHost);
   const cudaError_t status = cuda_emulation::result(right ? cudaSuccess : cudaErrorInvalidValue);
@@ -162,6 +182,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       cuda_emulation::result(possible ? cudaSuccess : cudaErrorInvalidConfiguration);
   if (status != cudaSuccess) return status;
   ++cuda_emulation::launches;
+  cuda_emulation::stream = config->stream;
+  cuda_emulation::device_of_launch = cuda_emulation::device;
   const cuda_emulation::DeviceAccess access;
   int64_t step = cuda_emulation::order * int64_t{7919} % threads + 1;
   if (cuda_emulation::order == 0) step = 1;
