@@ -1,0 +1,112 @@
+"""The script for a short slot on a GPU, as far as it goes without one: programs that stand in for
+the GPU's show that it goes on after a failure, keeps what it has and says what failed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from commands import ROOT
+
+STANDINS = {
+    "nvidia-smi": 'case "$*" in -L) echo "GPU 0: a stand-in";; *compute_cap*) echo 9.0;; esac',
+    "nvcc": "true",
+    "cmake": 'case "$1" in -S) mkdir -p "$4" && touch "$4/_core.x.so";; esac',
+    "python3": 'case "$*" in *gpu_check.py*) echo wrong; exit 3;; '
+    '*gpu_bench.py*--seconds*) sleep 30;; *--table*) echo "| a table |";; esac',
+    "compute-sanitizer": "true",
+}
+
+
+def run_slot(programs: dict[str, str], folder: Path, **more: str) -> subprocess.CompletedProcess:
+    stand_ins = folder / "bin"
+    stand_ins.mkdir()
+    for name, body in programs.items():
+        (stand_ins / name).write_text(f"#!/bin/bash\n{body}\n")
+        (stand_ins / name).chmod(0o755)
+    script = (ROOT / "tools" / "gpu_slot.sh").read_text().replace("step bench 200", "step bench 1")
+    copy = folder / "tree" / "tools" / "gpu_slot.sh"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(script)
+    (folder / "tree" / "python" / "fastrnn").mkdir(parents=True)
+    return subprocess.run(
+        ["bash", copy, folder / "out"],
+        env={**os.environ, "PATH": f"{stand_ins}:/usr/bin:/bin", **more},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
+    done = run_slot({}, tmp_path, PYTHON="no-such-python")
+    assert done.returncode == 2
+    assert "cannot run here: missing" in done.stderr
+    assert "[nvidia-smi]" in done.stderr
+    assert "[no-such-python]" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_the_programs_but_no_gpu_it_says_so(tmp_path: Path) -> None:
+    done = run_slot({**STANDINS, "nvidia-smi": "true"}, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "tools/gpu_slot.sh: cannot run here: nvidia-smi lists no GPU\n"
+
+
+def test_a_step_that_fails_or_hangs_does_not_stop_the_others(tmp_path: Path) -> None:
+    done = run_slot(STANDINS, tmp_path)
+    lines = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
+    status = {step["step"]: step["status"] for step in map(json.loads, lines)}
+    checks = ("check", "memcheck", "racecheck", "synccheck")
+    assert status["check"] == 3
+    assert status["bench"] == 124  # out of time
+    assert {status[name] for name in ("versions", "build", "memcheck", "table", "ptxas")} == {0}
+    assert set(checks) < set(status)
+    assert (tmp_path / "out" / "check.log").read_text() == "wrong\n"
+    assert (tmp_path / "out" / "table.md").read_text() == "| a table |\n"
+    assert done.returncode == 1
+    assert "| a table |" in done.stdout
+    assert "failed: check" in done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> tuple[ModuleType, ModuleType]:
+    pytest.importorskip("torch")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    modules = importlib.import_module("gpu_cases"), importlib.import_module("gpu_bench")
+    monkeypatch.undo()
+    return modules
+
+
+def test_each_case_has_a_name_of_its_own_and_every_kind_comes_early(
+    benchmarks: tuple[ModuleType, ModuleType],
+) -> None:
+    cases = benchmarks[0].cases()
+    assert len({case.name for case in cases}) == len(cases)
+    early = cases[:150]
+    assert {case.cell for case in early} == {"lstm", "gru", "rnn"}
+    assert {case.dtype for case in early} == {"float16", "bfloat16", "tf32", "float32"}
+    assert {case.layers for case in early} == {1, 2, 4}
+    assert {case.hidden for case in early} >= {64, 2048}
+    assert any(case.packed for case in early)
+    assert any(case.bidirectional for case in early)
+
+
+def test_table_has_a_row_for_each_case_and_mode_that_was_measured(
+    benchmarks: tuple[ModuleType, ModuleType],
+) -> None:
+    records = [
+        {"case": "a", "mode": "infer", "library": "torch", "ms": [1, 2.0, 3]},
+        {"case": "a", "mode": "infer", "library": "fastrnn", "ms": [0.4, 0.5, 0.6]},
+        {"case": "a", "mode": "train", "library": "torch", "ms": [1, 4.0, 5]},
+        {"case": "a", "mode": "train", "library": "fastrnn", "problem": "RuntimeError"},
+    ]
+    *_, infer, train = benchmarks[1].table(records).splitlines()
+    assert infer == "| a | infer | 2.000 | 0.500 | 4.00 |"
+    assert train == "| a | train | 4.000 | - | - |"
