@@ -71,24 +71,24 @@ def run() -> int:
 
 
 def checks() -> Iterator[Result]:
-    for name in VARIANTS:
+    for variant in VARIANTS:
         for dtype in DTYPES:
-            for backend in backends():
-                yield check(name, dtype, backend)
+            yield from check(variant, dtype)
 
 
-def check(variant: str, dtype: str, backend: str) -> Result:
-    """The errors of one cell, dtype and backend over all SHAPES."""
+def check(variant: str, dtype: str) -> Iterator[Result]:
+    """The errors of one cell and dtype over all SHAPES, for each backend."""
     cell, gates, options = VARIANTS[variant]
-    forward: list[Error] = []
-    gradients: list[Error] = []
-    for shape in SHAPES:
-        call = _call(cell, gates, shape, dtype)
-        exact = _results(reference, cell, call.as_type(np.float64), options)
-        ours = _results(functional, cell, call, options | {"backend": backend})
-        for errors, a, b in zip((forward, gradients), ours, exact, strict=True):
-            errors += map(_error, a, b)
-    return Result(variant, dtype, backend, _largest(forward), _largest(gradients))
+    calls = [_call(cell, gates, shape, dtype) for shape in SHAPES]
+    exact = [_results(reference, cell, call.as_type(np.float64), options) for call in calls]
+    for backend in backends():
+        forward: list[Error] = []
+        gradients: list[Error] = []
+        for call, right in zip(calls, exact, strict=True):
+            ours = _results(functional, cell, call, options | {"backend": backend})
+            for errors, a, b in zip((forward, gradients), ours, right, strict=True):
+                errors += map(_error, a, b)
+        yield Result(variant, dtype, backend, _largest(forward), _largest(gradients))
 
 
 class _Call(NamedTuple):
