@@ -109,14 +109,16 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     erased = float(learned[at_stop].mean(axis=0).min())
     kept = float(learned[~at_stop].mean(axis=0).max())
 
-    first, last = np.flatnonzero(at_stop)[[3, 7]]
+    ends = np.flatnonzero(at_stop)
+    some = int(np.argmin(np.abs(ends[3:] - ends[:-3] - 80)))  # three sentences of 80 words
+    first, last = ends[some], ends[some + 3]
     shown = slice(first, last + 1)
     figure, ((top,), (middle,), (bottom,)) = panels(3, 1, 11, 7)
     top.plot(learned[shown], marker=".", label=["f, unit 1", "f, unit 2"])
     top.set_title("the learned forget gate, on text that was not trained on", fontsize=10)
     middle.plot(y[cut:][shown], color="black", label="words so far")
     middle.plot(counted[shown], color="tab:red", marker=".", label="the network's count")
-    middle.set_xticks(range(last + 1 - first), words[cut:][shown], rotation=90, fontsize=6)
+    middle.set_xticks(range(last + 1 - first), words[cut:][shown], rotation=90, fontsize=8)
     curve(bottom, losses, "squared error, of 1 for 40 words")
     bottom.set_yscale("log")
     for panel in (top, middle, bottom):
