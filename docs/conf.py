@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 
 project = "fastrnn"
-author = "The fastrnn developers"
+author = project_copyright = "The fastrnn developers"
 release = version = installed_version("fastrnn")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
