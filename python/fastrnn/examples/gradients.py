@@ -7,11 +7,15 @@
 3. The adding problem over 200 steps (S. Hochreiter, J. Schmidhuber, Neural Computation 9(8), 1997,
    section 5.4): two numbers of a long row are marked, and the answer is their sum. LSTM and GRU
    learn it, the plain RNN goes on guessing the mean, whose squared error is 1/6.
+4. The copy task (section 5.1 of A. Graves, G. Wayne, I. Danihelka, arXiv:1410.5401, has a larger
+   one): three symbols, a long wait, and then say them in their order. To put each in its place and
+   to take it out in turn, the gates have to know what is already there: this needs W_aa.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,12 @@ import fastrnn
 from fastrnn.language_model.adam import Adam
 
 from .shared import Goal, curve, panels, progress, save
+from .tasks import SYMBOLS, B, adding, copying
 
 Array = npt.NDArray[Any]
-B, H = 32, 32
+Batch = Callable[[np.random.Generator], tuple[Array, Array]]  # x (T, B, I), wanted (K, B, outputs)
+H = 32
+KEEP = {"GRU": [0, 2, 0], "LSTM": [0, 4, 0, 0], "plain RNN": [0]}  # biases of r z n, of i f g o
 
 
 def norms(kind: str, scale: float, T: int, rng: np.random.Generator) -> Array:
@@ -48,66 +55,64 @@ def norms(kind: str, scale: float, T: int, rng: np.random.Generator) -> Array:
     return norm
 
 
-def batch(T: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """x (T, B, 2): a number and a mark; a mark is in each half. The sums (B,) of the marked."""
-    x = rng.random((T, B, 2), dtype=np.float32)
-    x[:, :, 1] = 0
-    for low, high in ((0, T // 2), (T // 2, T)):
-        x[rng.integers(low, high, B), np.arange(B), 1] = 1
-    return x, (x[:, :, 0] * x[:, :, 1]).sum(0)
-
-
-class Adder:
-    """A recurrent layer, and a number read off its last state."""
+class Network:
+    """A recurrent layer, and outputs read off its last K states: numbers, or scores of symbols."""
 
     own: dict[str, Array]
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, outputs: int) -> None:
         self.layer = layer
-        readout = np.random.default_rng(1).normal(0, 0.1, H).astype(np.float32)
-        self.own = {"readout": readout, "bias": np.ones(1, np.float32)}
+        readout = np.random.default_rng(1).normal(0, 0.1, (H, outputs)).astype(np.float32)
+        self.own = {"readout": readout, "bias": np.ones(outputs, np.float32)}
 
     def loss_and_gradients(self, x: Array, wanted: Array) -> tuple[float, dict[str, Array]]:
-        _, state = self.layer.forward(x, training=True)
-        is_pair = isinstance(state, tuple)
-        h = (state[0] if is_pair else state)[0]
-        error = h @ self.own["readout"] + self.own["bias"] - wanted
-        derror = (2 / B * error).astype(np.float32)
-        dh = derror[None, :, None] * self.own["readout"]
-        gradients = self.layer.backward(None, (dh, np.zeros_like(dh)) if is_pair else dh).parameters
-        own = {"readout": derror @ h, "bias": derror.sum(keepdims=True)}
-        return float(np.mean(error**2)), {**gradients, **own}
+        """The squared error of a number, or the cross-entropy of symbols (K, B, outputs)."""
+        K, _, outputs = wanted.shape
+        y, _ = self.layer.forward(x, training=True)
+        out = y[-K:] @ self.own["readout"] + self.own["bias"]
+        if outputs == 1:
+            loss, dout = np.mean((out - wanted) ** 2), 2 * (out - wanted) / (K * B)
+        else:
+            p = np.exp(out - out.max(2, keepdims=True))
+            p /= p.sum(2, keepdims=True)
+            loss, dout = -np.log((p * wanted).sum(2)).mean(), (p - wanted) / (K * B)
+        dy = np.zeros_like(y)
+        dy[-K:] = dout @ self.own["readout"].T
+        own = {"readout": np.einsum("tbh,tbo->ho", y[-K:], dout), "bias": dout.sum((0, 1))}
+        return float(loss), {**self.layer.backward(dy).parameters, **own}
 
 
-def learn(layer: Any, T: int, updates: int) -> list[float]:
-    """The squared error of each update."""
-    rng, model, errors = np.random.default_rng(0), Adder(layer), []
-    adam = Adam({**layer.parameters, **model.own})
-    model.own = {name: adam.values[name] for name in model.own}
-    for _ in progress(range(updates), f"{type(layer).__name__}, T = {T}"):
-        error, gradients = model.loss_and_gradients(*batch(T, rng))
-        errors.append(error)
-        adam.step(gradients, learning_rate=1e-2, clip=1.0)
-        layer.update({name: adam.values[name] for name in layer.parameters})
-    return errors
+def learn(name: str, of: Batch, updates: int, rate: float) -> list[float]:
+    """The loss of each update. The gates begin so that they keep the state."""
+    rng = np.random.default_rng(0)
+    x, wanted = of(rng)
+    layer = getattr(fastrnn, name.split()[-1])(x.shape[2], H, seed=0)
+    layer.bias_hh_l0 = layer.bias_hh_l0 + np.repeat(np.array(KEEP[name], np.float32), H)
+    network, losses = Network(layer, wanted.shape[2]), []
+    adam = Adam({**layer.parameters, **network.own})
+    network.own = {key: adam.values[key] for key in network.own}
+    for _ in progress(range(updates), name):
+        loss, gradients = network.loss_and_gradients(*of(rng))
+        losses.append(loss)
+        adam.step(gradients, rate, clip=1.0)
+        layer.update({key: adam.values[key] for key in layer.parameters})
+    return losses
 
 
 def descend(clip: float, updates: int) -> list[float]:
     """Plain gradient descent on an RNN whose gradient explodes: each update's squared error."""
     rng, layer, errors = np.random.default_rng(0), fastrnn.RNN(2, H, nonlinearity="relu"), []
+    layer.update({n: np.zeros_like(v) for n, v in layer.parameters.items()})
     layer.weight_hh_l0 = (1.05 * np.eye(H)).astype(np.float32)
-    layer.update({n: np.zeros_like(v) for n, v in layer.parameters.items() if "bias" in n})
     layer.weight_ih_l0 = rng.normal(0, 0.05, (H, 2)).astype(np.float32)
-    model = Adder(layer)
+    network = Network(layer, 1)
     for _ in range(updates):
         with np.errstate(all="ignore"):  # without clipping it overflows: that is the point
-            error, gradients = model.loss_and_gradients(*batch(50, rng))
+            error, gradients = network.loss_and_gradients(*adding(50, rng))
             norm = math.sqrt(sum(float(np.sum(g.astype(float) ** 2)) for g in gradients.values()))
-            rate = 0.01 * min(1.0, clip / norm)
-            layer.update(
-                {n: v - np.float32(rate) * gradients[n] for n, v in layer.parameters.items()}
-            )
-            model.own = {n: v - np.float32(rate) * gradients[n] for n, v in model.own.items()}
+            rate = np.float32(0.01 * min(1.0, clip / norm))
+            layer.update({n: v - rate * gradients[n] for n, v in layer.parameters.items()})
+            network.own = {n: v - rate * gradients[n] for n, v in network.own.items()}
         errors.append(error)
     return errors
 
@@ -118,16 +123,17 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     paths = {case: norms(*case, 101, rng) for case in cases}
     clipped, free = descend(1.0, 300), descend(math.inf, 300)
 
-    T, updates = (30, 400) if quick else (200, 2000)
-    gru, lstm = fastrnn.GRU(2, H, seed=0), fastrnn.LSTM(2, H, forget_bias=4.0, seed=0)
-    keep = gru.bias_hh_l0.copy()
-    keep[H : 2 * H] = 2.0  # the update gate: keep the state, at first
-    gru.bias_hh_l0 = keep
-    layers = {"GRU": gru, "LSTM": lstm, "plain RNN": fastrnn.RNN(2, H, seed=0)}
-    errors = {name: learn(layer, T, updates) for name, layer in layers.items()}
-    last = {name: float(np.mean(values[-50:])) for name, values in errors.items()}
+    T, wait = (30, 10) if quick else (200, 50)
+    sums, copies = (
+        {name: learn(name, *task) for name in KEEP}
+        for task in (
+            (lambda rng: adding(T, rng), 400 if quick else 2000, 1e-2),
+            (lambda rng: copying(wait, rng), 1000 if quick else 3000, 2e-2),
+        )
+    )
+    added, said = ({n: float(np.mean(v[-50:])) for n, v in ls.items()} for ls in (sums, copies))
 
-    figure, ((left, middle, right),) = panels(1, 3, 11, 3.5)
+    figure, ((left, middle), (adds, copied)) = panels(2, 2, 11, 7)
     for (kind, scale), path in paths.items():
         of = "W_aa" if kind == "rnn" else "bias"
         left.semilogy(path, label=f"{kind}, {of} {scale:g}")
@@ -140,14 +146,15 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     middle.set_xlabel("updates of an exploding RNN")
     middle.set_ylabel("squared error")
     middle.legend(fontsize=8)
-    for name, values in errors.items():
-        curve(right, values, name, 50)
-    right.axhline(1 / 6, color="grey", linewidth=0.8)
-    right.set_ylabel(f"squared error, adding problem, T = {T}")
-    right.legend(fontsize=8)
+    for panel, losses, guess in ((adds, sums, 1 / 6), (copied, copies, math.log(SYMBOLS))):
+        for name, values in losses.items():
+            curve(panel, values, name, 50)
+        panel.axhline(guess, color="grey", linewidth=0.8, label="guessing")
+        panel.legend(fontsize=8)
+    adds.set_ylabel(f"squared error, adding problem, T = {T}")
+    copied.set_ylabel(f"cross-entropy, copy after a wait of {wait}")
     save(figure, picture)
 
-    good, bad = 0.01, 0.1
     goals = [
         Goal("gradient 100 steps back, RNN with W_aa 0.9", paths["rnn", 0.9][100], 1e-4, True),
         Goal("gradient 100 steps back, RNN with W_aa 1.1", paths["rnn", 1.1][100], 1e3),
@@ -155,7 +162,10 @@ def main(quick: bool, picture: Path) -> list[Goal]:
         Goal("gradient 100 steps back, GRU", paths["gru", 4.0][100], 0.05),
         Goal("error of gradient descent, clipped", float(np.mean(clipped[-50:])), 0.3, True),
         Goal("error of gradient descent, as it is", float(np.nan_to_num(max(free), nan=1e9)), 1e3),
-        Goal(f"adding problem, T = {T}, LSTM", last["LSTM"], good, True),
-        Goal(f"adding problem, T = {T}, GRU", last["GRU"], good, True),
     ]
-    return goals if quick else [*goals, Goal("the same, plain RNN", last["plain RNN"], bad)]
+    tasks = (f"adding problem, T = {T}", added, 0.01), (f"copy after a wait of {wait}", said, 0.1)
+    for task, reached, solved in tasks:
+        goals += [Goal(f"{task}, {n}", reached[n], solved, at_most=True) for n in ("LSTM", "GRU")]
+        if not quick:
+            goals.append(Goal(f"{task}, plain RNN", reached["plain RNN"], 10 * solved))
+    return goals
