@@ -1,5 +1,6 @@
 // Every check of what a caller passes, once, in argument order. A message names the function, the
 // argument, the wanted shape in symbols and numbers, and what came.
+#include <initializer_list>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -10,11 +11,19 @@
 namespace fastrnn {
 namespace {
 
+// No memory is asked for unless something is wrong: a call of one step is checked in every
+// argument.
 struct Size {
-  std::string symbol;
+  const char* symbol;  // null: the number alone
   int64_t value;
+  int times = 1;  // that the symbol stands for
+
+  std::string text() const {
+    if (!symbol) return std::to_string(value);
+    return times == 1 ? symbol : std::to_string(times) + "*" + symbol;
+  }
 };
-using Shape = std::vector<Size>;
+using Shape = std::initializer_list<Size>;
 
 std::string tuple_of(const std::vector<std::string>& items) {
   std::string text = "(";
@@ -88,19 +97,21 @@ class Check {
 
   // a view of [T, B, ...] (or a permutation in the caller's eyes): `sizes` come time-major and are
   // shown as laid out
-  void sequence(const char* argument, const Tensor& tensor, const Shape& sizes) const {
+  void sequence(const char* argument, const Tensor& tensor, Shape sizes) const {
     shape(argument, tensor, sizes, true);
   }
 
-  void shape(const char* argument, const Tensor& tensor, const Shape& sizes,
+  void shape(const char* argument, const Tensor& tensor, Shape sizes,
              bool is_sequence = false) const {
     if (!tensor.present) return;
     bool right = tensor.rank == static_cast<int>(sizes.size());
-    for (size_t i = 0; right && i < sizes.size(); ++i) {
-      right = sizes[i].value == kAny || tensor.shape[i] == sizes[i].value;
+    const int64_t* came = tensor.shape;
+    for (const Size& size : sizes) {
+      right = right && (size.value == kAny || *came == size.value);
+      ++came;
     }
     if (right) return;
-    Shape shown = sizes;
+    std::vector<Size> shown = sizes;
     Tensor seen = tensor;
     if (is_sequence && layout_ == Layout::kBatchFirst) {
       std::swap(shown[0], shown[1]);
@@ -114,16 +125,16 @@ class Check {
     std::vector<std::string> symbols, numbers;
     bool known = true;
     for (const Size& size : shown) {
-      symbols.push_back(size.symbol);
+      symbols.push_back(size.text());
       known = known && size.value != kAny;
-      numbers.push_back(size.value == kAny ? size.symbol : std::to_string(size.value));
+      numbers.push_back(size.value == kAny ? size.text() : std::to_string(size.value));
     }
     fail(argument, "of shape " + tuple_of(symbols) + (known ? " = " + tuple_of(numbers) : ""),
          "shape " + shape_of(seen));
   }
 
   void positive(const char* argument, const Size& size, const Tensor& tensor) const {
-    if (size.value < 1) fail(argument, size.symbol + " >= 1", "shape " + shape_of(tensor));
+    if (size.value < 1) fail(argument, size.text() + " >= 1", "shape " + shape_of(tensor));
   }
 
   static constexpr int64_t kAny = -1;
@@ -148,7 +159,7 @@ struct Sizes {
         H{"H", a.family.w_hr.present ? a.family.w_hr.shape[1] : a.w_hh.shape[1]},
         P{a.family.w_hr.present ? "P" : "H", a.w_hh.shape[1]} {
     const int gates = cell_info(a.cell)->gates;
-    GH.symbol = gates == 1 ? "H" : std::to_string(gates) + "*H";
+    GH = {"H", 0, gates};
     if (__builtin_mul_overflow(H.value, int64_t{gates}, &GH.value)) GH.value = INT64_MAX;
   }
 
@@ -170,7 +181,7 @@ void check_weights(const Check& check, const ForwardArgs& a, const Sizes& n, con
   const DType dtype = a.w_ih.dtype;
   check.dtype("w_hh", a.w_hh, dtype, as);
   const Tensor& w_hr = a.family.w_hr;
-  check.shape("w_hh", a.w_hh, {{n.GH.symbol, Check::kAny}, {n.P.symbol, Check::kAny}});
+  check.shape("w_hh", a.w_hh, {{"H", Check::kAny, n.GH.times}, {n.P.symbol, Check::kAny}});
   check.positive("w_hh", n.P, a.w_hh);
   check.dtype("w_hr", w_hr, dtype, as);
   check.shape("w_hr", w_hr, {{"P", Check::kAny}, {"H", Check::kAny}});
@@ -190,7 +201,7 @@ void check_weights(const Check& check, const ForwardArgs& a, const Sizes& n, con
   const Family& f = a.family;
   const int peepholes = cell_info(a.cell)->peepholes;
   check.dtype("peephole", f.peephole, dtype, as);
-  check.shape("peephole", f.peephole, {{std::to_string(peepholes), peepholes}, n.H});
+  check.shape("peephole", f.peephole, {{nullptr, peepholes}, n.H});
   for (const auto& [name, gain, size] :
        {std::tuple{"gain_ih", &f.gain_ih, n.GH}, std::tuple{"gain_hh", &f.gain_hh, n.GH},
         std::tuple{"gain_c", &f.gain_c, n.H}, std::tuple{"bias_c", &f.bias_c, n.H}}) {

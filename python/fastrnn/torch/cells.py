@@ -17,7 +17,8 @@ from fastrnn.torch.spec import OPTIONS, Inputs, Spec, kind_of, plan_of
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
-_threads = torch.get_num_threads
+_threads = torch.get_num_threads  # not looked up at every call
+_grad_enabled = torch.is_grad_enabled
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -58,9 +59,9 @@ class _Cell(Optional, RNNCellBase):
         if self._draws or not unwatched(input) or autocast():
             return None
         cache = (self._caches or self._layer_caches(1))[0]
-        if not torch.is_grad_enabled():
-            plan, threads = plan_of(self._cell(), False, False, self._options), _threads()
-            return plan.step(threads, self._parameters, input, h, c, cache)
+        if not _grad_enabled():
+            plan = plan_of(self._cell(), False, False, self._options)
+            return plan.step(_threads(), self._parameters, input, h, c, cache)
         if input.dim() != 2:
             return None
         try:
@@ -155,9 +156,12 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step. input (B, I) or (I,), hx (h, c), each (B, H) or (H,), None: zeros -> h, c."""
-        if hx is not None and not _is_pair(hx):
+        if hx is None:
+            h = c = None
+        elif _is_pair(hx):
+            h, c = hx
+        else:
             return self._refuse(input, hx)  # type: ignore[no-any-return]
-        h, c = hx or (None, None)
         quick: tuple[Tensor, Tensor] | None = self._quick_step(input, h, c)
         if quick is not None:
             return quick
