@@ -12,6 +12,7 @@ import re
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,40 @@ def bars(tune: Tune) -> list[Fraction]:
             sums.append(now)
             now = Fraction(0)
     return sums[1:-1]
+
+
+def engrave(panel: Any, tune: Tune, most: int = 9) -> None:
+    """The first bars on a staff: long notes are hollow, short ones flagged, a dash is a rest."""
+    lines = [NOTES.index(n) for n in "EGBdf"]
+    panel.hlines(lines, -1, 200, color="black", linewidth=0.6)
+    now, found = 0.0, 0
+    for symbol in tune[1:]:
+        length = float(eighths(symbol))
+        if symbol == "|":
+            panel.vlines(now - 0.5, lines[0], lines[-1], color="black", linewidth=0.8)
+            found += 1
+            if found == most:
+                break
+        elif symbol[0] == "z":
+            panel.plot([now - 0.2, now + 0.2], [lines[2]] * 2, color="black", linewidth=4)
+        else:
+            match = NOTE.fullmatch(symbol)
+            note = NOTES.index(match[1])  # type: ignore[index]
+            side = 1 if note < lines[2] else -1  # the stem goes up or down
+            hollow = "white" if length >= 4 else "black"
+            panel.plot(now, note, "o", color="black", markersize=6, markerfacecolor=hollow)
+            beyond = *range(lines[0] - 2, note - 1, -2), *range(lines[-1] + 2, note + 1, 2)
+            panel.hlines(beyond, now - 0.4, now + 0.4, color="black", linewidth=0.6)
+            if length < 8:
+                stem, end = now + side * 0.2, note + side * 6
+                panel.plot([stem, stem], [note, end], color="black", linewidth=1)
+            if length < 2:
+                panel.plot([stem, stem + 0.5], [end, end - side * 2], color="black", linewidth=1.5)
+        now += length
+    panel.set_xlim(-1, now)
+    panel.set_ylim(lines[0] - 6, lines[-1] + 6)
+    panel.set_title(tune[0], loc="left", fontsize=10)
+    panel.axis("off")
 
 
 class Composer(torch.nn.Module):
@@ -125,7 +160,6 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     ]
     share = float(np.mean(full)) if full else 0.0
 
-    best = [max(composed, key=len) for composed in written.values()]
     text = "".join(
         f"X:{n}\nT:Tune {n}\nM:{tune[0]}\nL:1/8\nK:C\n{''.join(tune[1:])}\n\n"
         for n, tune in enumerate((t for composed in written.values() for t in composed), 1)
@@ -133,19 +167,9 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     picture.with_suffix(".abc").write_text(text)
     print(text[: text.index("X:3")])
 
-    figure, grid = panels(len(best) + 1, 1, 10, 7)
-    for panel, tune in zip(grid[:, 0], best, strict=False):
-        now = 0.0
-        for symbol in tune[1:]:
-            length = float(eighths(symbol))
-            if symbol == "|":
-                panel.axvline(now, color="grey", linewidth=0.6)
-            elif symbol[0] != "z":
-                note = NOTES.index(NOTE.fullmatch(symbol)[1])  # type: ignore[index]
-                panel.barh(note, length * 0.9, left=now, height=0.8, color="tab:blue")
-            now += length
-        panel.set_ylabel(tune[0])
-        panel.set_yticks([NOTES.index(n) for n in "Cc"], list("Cc"))
+    figure, grid = panels(len(METRES) + 1, 1, 10, 7)
+    for panel, composed in zip(grid[:, 0], written.values(), strict=False):
+        engrave(panel, max(composed, key=lambda tune: len(bars(tune))))
     curve(grid[-1, 0], losses, "train")
     grid[-1, 0].set_ylabel("cross-entropy")
     save(figure, picture)
