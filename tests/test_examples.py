@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from commands import ROOT
 
 from fastrnn import cli
 from fastrnn.examples import SUMMARIES, music, run
+from fastrnn.examples.film_reviews import SOURCE, film_reviews
 from fastrnn.examples.shared import Goal
 from fastrnn.language_model.adam import Adam
 
@@ -70,7 +73,7 @@ def test_the_list_names_every_program_and_there_is_no_other(capsys):
     assert cli.main(["example"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     written = {path.stem for path in PROGRAMS.glob("*.py")}
-    assert set(listed) == written - {"__init__", "shared", "tasks", "training"}
+    assert set(listed) == written - {"__init__", "film_reviews", "shared", "tasks", "training"}
 
 
 def test_a_goal_that_was_missed_is_told_and_is_exit_code_1(monkeypatch, capsys):
@@ -118,6 +121,26 @@ def test_every_bar_of_the_tunes_is_full():
     assert len(tunes) == 48
     for tune in tunes:
         assert set(music.bars(tune)) <= {music.METRES[tune[0]]}, tune
+
+
+def test_film_reviews_are_read_where_their_archive_is(tmp_path):
+    lines = ["1\t2.5\tIt's good!", "2\t-1.0\tNot   moving, dull.", "3\t0.4\tAverage", "4\t3\t 9"]
+
+    def pack(path, name, content):
+        with tarfile.open(path, "w:gz") as archive:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        return path.read_bytes()
+
+    text = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+    inner = pack(tmp_path / "inner", text, "\n".join(lines).encode())
+    name = SOURCE.name.removesuffix(".tar.gz") + "/additional_resources/hutto_ICWSM_2014.tar.gz"
+    pack(SOURCE, name, inner)
+    assert film_reviews(SOURCE) == [
+        (["it's", "good", "!"], 1),
+        (["not", "moving", ",", "dull", "."], 0),
+    ]
 
 
 def test_the_source_of_every_data_file_is_told():
