@@ -71,7 +71,7 @@ class Backward {
     zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
     dgates_ = arena.take<T>(rows * dgates_width_);
-    columns_ = wants_weights() ? arena.take<T>(rows * D * width_) : nullptr;
+    columns_ = wants_weights() ? arena.take<T>(column_rows(rows) * D * width_) : nullptr;
     carry_ = arena.take<T>(seq_.B * dgates_width_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
@@ -195,7 +195,13 @@ class Backward {
   }
 
   // where the gradients of slot d, block j, begin
-  T* column(int d, int64_t j) const { return columns_ + (d * blocks_ + j) * rows_ * kLanes; }
+  T* column(int64_t d, int64_t j) const {
+    return columns_ + (d * blocks_ + j) * column_rows(rows_) * kLanes;
+  }
+
+  // Odd, so that the columns of one row, which are written one after the other, fall into different
+  // sets of the caches.
+  static int64_t column_rows(int64_t rows) { return rows | 1; }
 
   void store_gradient(int d, int64_t s, int64_t row, int64_t begin, int64_t j, V value) const {
     value.store(dgates_row(s, row, begin) + d * width_ + j * kLanes);
@@ -407,7 +413,7 @@ class Backward {
       parallel_for(threads_, D * blocks_, [&](int64_t i) {
         V sum = V::set(0);
         for (int64_t k = 0; k < count; ++k)
-          sum = sum + V::load(columns_ + (i * count + k) * kLanes);
+          sum = sum + V::load(column(0, i) + k * kLanes);
         (V::load(db_ + i * kLanes) + sum).store(db_ + i * kLanes);
       });
     }

@@ -20,6 +20,7 @@ namespace FASTRNN_ISA {
 // value.
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 constexpr int kMaxRows = 8;
+constexpr int64_t kVectorBytes = Vec<float>::kLanes * sizeof(float);
 
 // Tallest tile: 6 x 4 and 8 x 3 vectors fill the 24 accumulators of a 32-register CPU.
 constexpr int max_rows(int vectors) {
@@ -98,7 +99,7 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
   const T* ahead = right.ahead;
   // Beside the accumulators, the registers hold either the values of all rows and one vector of
   // weights, or the other way round.
-  constexpr bool kHoldsValues = M * kVectors + M < kRegisters;
+  constexpr bool kHoldsValues = kVectors + kVectors * M >= kRegisters && M * kVectors + M < kRegisters;
   const auto multiply_add = [&](int64_t at) __attribute__((always_inline)) {
     if constexpr (kHoldsValues) {
       V value[M];
@@ -187,56 +188,104 @@ struct Tile {
   int64_t ahead_rate, ahead_until;
 };
 
-// Terms of a sum that are done for all rows before the next ones are: their weights, of the blocks
-// of one tile, stay in L1 meanwhile.
-constexpr int64_t kPieceLength = 128;
+// Terms of a sum that are done for all rows before the next ones are, where weights are taken from
+// beyond L2.
+constexpr int64_t kPieceLength = kRegisters == 32 ? 512 : 128;
+
+// Weights of so many bytes stay in L2, which brings them as fast as a tile wants them: then the
+// rows of a tile meet all weights before the next rows do, and what the rows read and write lies
+// side by side.
+constexpr int64_t kWeightsInL2 = kRegisters == 32 ? 768 << 10 : 0;
 
 // Covers `rows` rows by the blocks [first, last), in panels of `grain` blocks and `vectors`
-// vectors, with tiles of heights as equal as can be, the sum over `segments` times `length` terms
-// in pieces. Rows are innermost: weights are read from beyond L1 once. The weights of `after` come
-// next.
+// vectors, with tiles of heights as equal as can be, the sum over `segments` times `length` terms.
+// The weights of `after` come next.
 template <class Body>
-void for_each_tile_of(int64_t rows, int64_t first, int64_t last, int64_t grain, int vectors,
-                      int64_t after, int segments, int64_t length, const Body& body) {
-  const int64_t tiles = (rows + max_rows(vectors) - 1) / max_rows(vectors);
-  const int tallest = static_cast<int>((rows + tiles - 1) / tiles);
-  const int64_t tall =
-      rows - tiles * (tallest - 1);  // how many tiles have that height; the others one row less
-  const int64_t pieces =
-      tiles > 1 && length > kPieceLength ? (length + kPieceLength / 2) / kPieceLength : 1;
-  const int64_t piece_length = (length + pieces - 1) / pieces;
-  // Each of several tiles fetches its share of what comes next; one alone leaves it to the CPU.
-  const int64_t share = tiles > 1 ? (piece_length + tiles - 1) / tiles : 0;
-  const int64_t rate = tiles >= kUnroll ? 1 : 2;
-  Tile tile{};
-  tile.vectors = vectors;
-  tile.ahead_rate = rate;
-  tile.ahead_until = (share + rate - 1) / rate * kUnroll;
-  for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
+struct Tiling {
+  int64_t rows, first, last, grain;
+  int vectors;
+  int64_t after;
+  int segments;
+  int64_t length;
+  const Body& body;
+  int64_t tiles = (rows + max_rows(vectors) - 1) / max_rows(vectors);
+  int tallest = static_cast<int>((rows + tiles - 1) / tiles);
+  // how many tiles have that height; the others one row less
+  int64_t tall = rows - tiles * (tallest - 1);
+
+  void run() const {
+    const int64_t vectors_of_weights = (last - first) / grain * vectors * segments * length;
+    if (tiles > 1 && vectors_of_weights * kVectorBytes <= kWeightsInL2) {
+      rows_first();
+    } else {
+      weights_first();
+    }
+  }
+
+  int height(int64_t i) const { return i < tall ? tallest : tallest - 1; }
+
+  void take_blocks(Tile& tile) const {
     tile.panels = max_panels(tallest, vectors);
     while (tile.panels * grain > last - tile.block) tile.panels /= 2;
     tile.blocks = static_cast<int>(tile.panels * grain);
-    for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
-      for (tile.in_segment = 0; tile.in_segment < length; tile.in_segment += tile.length) {
-        const int64_t left = length - tile.in_segment;
-        tile.length = left < piece_length ? left : piece_length;
-        tile.k = tile.segment * length + tile.in_segment;
-        tile.first_piece = tile.k == 0;
-        tile.last_piece = tile.k + tile.length == segments * length;
-        const int64_t next = tile.block + tile.blocks < last ? tile.block + tile.blocks : after;
-        tile.next_block = tile.last_piece ? next : tile.block;
-        tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
-        tile.row = 0;
-        for (int64_t i = 0; i < tiles; ++i) {
-          tile.rows = i < tall ? tallest : tallest - 1;
+  }
+
+  void rows_first() const {
+    Tile tile{};
+    tile.vectors = vectors;
+    tile.length = length;
+    for (int64_t i = 0; i < tiles; ++i, tile.row += tile.rows) {
+      tile.rows = height(i);
+      for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
+        take_blocks(tile);
+        for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
+          tile.k = tile.segment * length;
+          tile.first_piece = tile.segment == 0;
+          tile.last_piece = tile.segment == segments - 1;
           body(tile);
-          tile.row += tile.rows;
-          tile.next_k += share;
         }
       }
     }
   }
-}
+
+  // Weights are read from beyond L1 once: those of a piece, for the blocks of one tile, meet all
+  // rows before the next ones do.
+  void weights_first() const {
+    const int64_t pieces =
+        tiles > 1 && length > kPieceLength ? (length + kPieceLength / 2) / kPieceLength : 1;
+    const int64_t piece_length = (length + pieces - 1) / pieces;
+    // Each of several tiles fetches its share of what comes next; one alone leaves it to the CPU.
+    const int64_t share = tiles > 1 ? (piece_length + tiles - 1) / tiles : 0;
+    const int64_t rate = tiles >= kUnroll ? 1 : 2;
+    Tile tile{};
+    tile.vectors = vectors;
+    tile.ahead_rate = rate;
+    tile.ahead_until = (share + rate - 1) / rate * kUnroll;
+    for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
+      take_blocks(tile);
+      for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
+        for (tile.in_segment = 0; tile.in_segment < length; tile.in_segment += tile.length) {
+          tile.length = smaller_of(length - tile.in_segment, piece_length);
+          tile.k = tile.segment * length + tile.in_segment;
+          tile.first_piece = tile.k == 0;
+          tile.last_piece = tile.k + tile.length == segments * length;
+          const int64_t next = tile.block + tile.blocks < last ? tile.block + tile.blocks : after;
+          tile.next_block = tile.last_piece ? next : tile.block;
+          tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
+          tile.row = 0;
+          for (int64_t i = 0; i < tiles; ++i) {
+            tile.rows = height(i);
+            body(tile);
+            tile.row += tile.rows;
+            tile.next_k += share;
+          }
+        }
+      }
+    }
+  }
+
+  static int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+};
 
 // The same of a product with G gates; `first` begins a panel.
 template <int G, class Body>
@@ -244,15 +293,13 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
                    const Body& body) {
   if (rows == 0) return;
   if constexpr (G > 1) {
-    for_each_tile_of(rows, first, last, 1, G, first, segments, length, body);
+    Tiling<Body>{rows, first, last, 1, G, first, segments, length, body}.run();
   } else {
     const int64_t rest = (last - first) % kPanelBlocks, full = last - rest;
-    for_each_tile_of(rows, first, full, kPanelBlocks, kPanelBlocks, rest ? full : first, segments,
-                     length, body);
-    if (rest) {
-      for_each_tile_of(rows, full, last, rest, static_cast<int>(rest), first, segments, length,
-                       body);
-    }
+    const int vectors = static_cast<int>(rest);
+    Tiling<Body>{rows, first, full, kPanelBlocks, kPanelBlocks, rest ? full : first, segments,
+                 length, body}.run();
+    if (rest) Tiling<Body>{rows, full, last, rest, vectors, first, segments, length, body}.run();
   }
 }
 
