@@ -84,13 +84,13 @@ void Free::operator()(void* memory) const {
   if (bytes < kLarge || !unused.put({memory, bytes})) std::free(memory);
 }
 
-// The largest ask for huge pages: weights of 16 MiB in pages of 4 KiB are more than the TLB holds.
+// Large ones ask for huge pages: weights of 16 MiB in pages of 4 KiB are more than the TLB holds.
 Memory allocate(int64_t bytes) {
   const int64_t size = rounded(bytes);
   if (size >= kLarge) {
     if (void* kept = unused.take(size)) return Memory(kept, Free{size});
   }
-  const bool huge = size >= 2 * kHugePage;
+  const bool huge = size >= kHugePage / 2;
   const int64_t alignment = huge ? kHugePage : kCacheLine;
   const size_t whole = static_cast<size_t>((size + alignment - 1) / alignment * alignment);
   Memory memory(std::aligned_alloc(static_cast<size_t>(alignment), whole), Free{size});

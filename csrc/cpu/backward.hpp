@@ -412,8 +412,7 @@ class Backward {
     if (db_) {
       parallel_for(threads_, D * blocks_, [&](int64_t i) {
         V sum = V::set(0);
-        for (int64_t k = 0; k < count; ++k)
-          sum = sum + V::load(column(0, i) + k * kLanes);
+        for (int64_t k = 0; k < count; ++k) sum = sum + V::load(column(0, i) + k * kLanes);
         (V::load(db_ + i * kLanes) + sum).store(db_ + i * kLanes);
       });
     }

@@ -97,9 +97,10 @@ __attribute__((noinline)) void multiply_tile(const Left<T>& a, const Right<T>& r
   const int64_t stride = a.stride, panel_stride = right.panel_stride, length = right.length;
   const T* w = right.w;
   const T* ahead = right.ahead;
-  // Beside the accumulators, the registers hold either the values of all rows and one vector of
-  // weights, or the other way round.
-  constexpr bool kHoldsValues = kVectors + kVectors * M >= kRegisters && M * kVectors + M < kRegisters;
+  // Beside the accumulators, the registers hold the weights and one row's value, or, where they are
+  // too few for that, the values of all rows and one vector of weights.
+  constexpr bool kHoldsValues =
+      M * kVectors + kVectors >= kRegisters && M * kVectors + M < kRegisters;
   const auto multiply_add = [&](int64_t at) __attribute__((always_inline)) {
     if constexpr (kHoldsValues) {
       V value[M];
@@ -297,8 +298,9 @@ void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int6
   } else {
     const int64_t rest = (last - first) % kPanelBlocks, full = last - rest;
     const int vectors = static_cast<int>(rest);
-    Tiling<Body>{rows, first, full, kPanelBlocks, kPanelBlocks, rest ? full : first, segments,
-                 length, body}.run();
+    Tiling<Body>{rows,     first,  full, kPanelBlocks, kPanelBlocks, rest ? full : first,
+                 segments, length, body}
+        .run();
     if (rest) Tiling<Body>{rows, full, last, rest, vectors, first, segments, length, body}.run();
   }
 }

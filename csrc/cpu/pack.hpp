@@ -29,6 +29,9 @@ void transpose(V* rows) {
 // read along.
 constexpr int64_t kPackedAtOnce = 8;
 
+// Rows that lie far apart are no stream to the CPU, so they are fetched before they are read.
+constexpr int64_t kRowsAhead = 8;
+
 // body(first, last) for all blocks, so many at once
 template <class Body>
 void for_packed_blocks(int threads, int64_t blocks, const Body& body) {
@@ -53,7 +56,7 @@ Place place_of(int64_t block, int64_t blocks, int64_t length, int gates) {
 }
 
 // unit `lane` of a block, gate and step k = source[(block V + lane) * unit_stride + k * k_stride +
-// gate * gate_stride] for blocks [first, last), zero beyond the last unit
+// gate * gate_stride] for blocks [first, last), kPackedAtOnce at most, zero beyond the last unit
 template <class T>
 void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, int64_t length,
                  int gates, int64_t unit_stride, int64_t k_stride, int64_t gate_stride, T* packed) {
@@ -61,11 +64,16 @@ void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, in
   constexpr int kLanes = V::kLanes;
   const int64_t blocks = blocks_of<T>(units);
   if (unit_stride == 1) {
-    for (int64_t k = 0; k < length; ++k) {
-      for (int g = 0; g < gates; ++g) {
-        const T* from = source + k * k_stride + g * gate_stride;
+    Place places[kPackedAtOnce];
+    for (int64_t block = first; block < last; ++block)
+      places[block - first] = place_of<T>(block, blocks, length, gates);
+    for (int g = 0; g < gates; ++g) {
+      const T* from = source + g * gate_stride;
+      for (int64_t k = 0; k < length; ++k, from += k_stride) {
+        const bool fetches = k + kRowsAhead < length;
         for (int64_t block = first; block < last; ++block) {
-          const Place place = place_of<T>(block, blocks, length, gates);
+          const Place& place = places[block - first];
+          if (fetches) __builtin_prefetch(from + kRowsAhead * k_stride + block * kLanes);
           load_block(from, block, units).store(packed + place.at + k * place.stride + g * kLanes);
         }
       }

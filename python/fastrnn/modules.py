@@ -233,7 +233,9 @@ class Recurrent(Generic[State]):
             ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_parameters", ()):
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        elif name in self.__dict__.get("_parameters", ()):
             self._set(name, self._checked(name, value))
         elif name.startswith(("weight_", "bias_")):
             raise AttributeError(f"{self._name} has no parameter {name}")
