@@ -21,7 +21,8 @@ class Goal(NamedTuple):
 
     @property
     def met(self) -> bool:
-        return self.reached <= self.wanted if self.at_most else self.reached >= self.wanted
+        a, b = (self.reached, self.wanted) if self.at_most else (self.wanted, self.reached)
+        return bool(a <= b)  # of numpy's numbers, too, a bool that JSON takes
 
     def __str__(self) -> str:
         side = "at most" if self.at_most else "at least"
