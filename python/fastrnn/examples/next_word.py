@@ -47,18 +47,19 @@ def kneser_ney(train: list[str], test: list[str]) -> float:
 def main(quick: bool, picture: Path) -> list[Goal]:
     words = words_of(default_text().read_text())
     vocabulary = sorted(set(words))
-    corpus = corpus_of("".join(chr(FIRST + vocabulary.index(word)) for word in words))
+    letter = {word: chr(FIRST + k) for k, word in enumerate(vocabulary)}
+    corpus = corpus_of("".join(letter[word] for word in words))
     cut = len(corpus.train)
     counted = kneser_ney(words[:cut], words[cut:])
     print(f"{len(words):,} words, {len(vocabulary):,} different")
 
-    steps = 100 if quick else 800
+    steps, every = (180, 60) if quick else (800, 20)
     trainer = Trainer(
         corpus,
         Settings(
-            cell="lstm",
-            hidden=64 if quick else 128,
-            layers=2,
+            cell="gru",
+            hidden=128,
+            layers=1 if quick else 2,
             dropout=0.0 if quick else 0.5,
             embedding=64,
             batch=16,
@@ -71,19 +72,19 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     bar = progress(range(steps))
     for step in bar:
         losses.append(2 ** trainer.advance())
-        if (step + 1) % 20 == 0:
+        if (step + 1) % every == 0:
             held_out.append(2 ** trainer.held_out_bits())
             bar.set_postfix(perplexity=f"{held_out[-1]:.1f}", refresh=False)
 
     prompt = "and god said ,".split()
-    letters = "".join(chr(FIRST + vocabulary.index(word)) for word in prompt)
+    letters = "".join(letter[word] for word in prompt)
     sample = generate(trainer.model, length=60, prompt=letters, temperature=0.7, seed=0)
-    text = " ".join([*prompt, *(vocabulary[ord(letter) - FIRST] for letter in sample)])
+    text = " ".join([*prompt, *(vocabulary[ord(symbol) - FIRST] for symbol in sample)])
     print(re.sub(r" ([.,;:?!])", r"\1", text))
 
     figure, ((panel,),) = panels()
     panel.semilogy(np.arange(1, steps + 1), losses, linewidth=0.5, alpha=0.6, label="training")
-    panel.semilogy(np.arange(20, steps + 1, 20), held_out, label="held-out tenth")
+    panel.semilogy(np.arange(every, steps + 1, every), held_out, label="held-out tenth")
     panel.axhline(counted, color="grey", label="pairs of words, counted")
     panel.set_xlabel("updates")
     panel.set_ylabel("perplexity")
@@ -93,5 +94,5 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     print(f"perplexity of counted pairs {counted:.1f}, of the network {held_out[-1]:.1f}")
     share = held_out[-1] / counted
     return [
-        Goal("perplexity relative to that of counted pairs", share, 3.0 if quick else 0.85, True)
+        Goal("perplexity relative to that of counted pairs", share, 0.86 if quick else 0.75, True)
     ]
