@@ -163,29 +163,34 @@ class Backward {
                           const Slot& slot, const T* w, const BlockRange& range, T* out,
                           int64_t out_stride) const {
     const int64_t H = seq_.H;
-    const int gates = last_gate - first_gate;
-    for_each_tile<1>(rows, range.first, range.last, gates, H, [&](const Tile& tile) {
-      Left<T> left;
-      left.stride = 1;
-      bool all_zero = true;
-      for (int m = 0; m < tile.rows; ++m) {
-        const T* row = left_row(tile.row + m);
-        all_zero = all_zero && row == zeros_;
-        left.rows[m] = row + slot(first_gate + tile.segment) * width_ + tile.in_segment;
-      }
-      T* to = out + tile.row * out_stride + tile.block * kLanes;
-      if (all_zero) {  // the last step of these rows
-        for (int m = 0; m < tile.rows; ++m)
-          copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
-        return;
-      }
-      Right<T> right = weights_of<T, 1>(tile, w, G * H, first_gate * H);
-      right.out = to;
-      right.out_stride = out_stride;
-      right.init = tile.first_piece ? nullptr : to;
-      right.init_stride = out_stride;
-      multiply<T, 1>(tile, left, right);
-    });
+    for (int gate = first_gate, end; gate < last_gate; gate = end) {
+      end = gate + 1;  // gates whose gradients lie one after the other are one sum
+      while (H == width_ && end < last_gate && slot(end) == slot(end - 1) + 1) ++end;
+      const int64_t length = (end - gate) * H;
+      for_each_tile<1>(rows, range.first, range.last, length, [&](const Tile& tile) {
+        const bool begins = gate == first_gate && tile.first_piece;
+        Left<T> left;
+        left.stride = 1;
+        bool all_zero = true;
+        for (int m = 0; m < tile.rows; ++m) {
+          const T* row = left_row(tile.row + m);
+          all_zero = all_zero && row == zeros_;
+          left.rows[m] = row + slot(gate) * width_ + tile.k;
+        }
+        T* to = out + tile.row * out_stride + tile.block * kLanes;
+        if (all_zero) {  // the last step of these rows
+          for (int m = 0; begins && m < tile.rows; ++m)
+            copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
+          return;
+        }
+        Right<T> right = weights_of<T, 1>(tile, w, G * H, gate * H);
+        right.out = to;
+        right.out_stride = out_stride;
+        right.init = begins ? nullptr : to;
+        right.init_stride = out_stride;
+        multiply<T, 1>(tile, left, right);
+      });
+    }
   }
 
   // ---------------------------------------------------------------- 1. recurrence
@@ -203,9 +208,23 @@ class Backward {
   // sets of the caches.
   static int64_t column_rows(int64_t rows) { return rows | 1; }
 
-  void store_gradient(int d, int64_t s, int64_t row, int64_t begin, int64_t j, V value) const {
-    value.store(dgates_row(s, row, begin) + d * width_ + j * kLanes);
-    if (columns_) value.store(column(d, j) + (base_[s - begin] + row) * kLanes);
+  // Where the gradients of one row's step go, found once: the compiler cannot know that no store
+  // changes it.
+  struct GradientRow {
+    T *dgates, *columns;
+    int64_t slot_stride, slot_of_columns, block_of_columns;
+
+    void store(int d, int64_t j, V value) const {
+      value.store(dgates + d * slot_stride + j * kLanes);
+      if (columns) value.store(columns + d * slot_of_columns + j * block_of_columns);
+    }
+  };
+
+  GradientRow gradient_row(int64_t s, int64_t row, int64_t begin) const {
+    const int64_t block = column_rows(rows_) * kLanes;
+    return {dgates_row(s, row, begin),
+            columns_ ? columns_ + (base_[s - begin] + row) * kLanes : nullptr, width_,
+            blocks_ * block, block};
   }
 
   // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
@@ -274,6 +293,7 @@ class Backward {
     const T* c_prev = S == 2 ? seq_.previous<T>(f_.c, f_.c0, row, s) : nullptr;
     T* dh_row = dh_ + row * width_;
     T* dc_row = S == 2 ? dc_ + row * width_ : nullptr;
+    const GradientRow to = gradient_row(s, row, begin);
     const auto blocks = [&]<int N>(int64_t j) {
       using W = Bundle<V, N>;
       const auto load = [&](const T* panel) {
@@ -305,7 +325,7 @@ class Backward {
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) {
 #pragma GCC unroll 4
-        for (int d = 0; d < D; ++d) store_gradient(d, s, row, begin, j + i, gradients[d].v[i]);
+        for (int d = 0; d < D; ++d) to.store(d, j + i, gradients[d].v[i]);
         dprev[0].v[i].store(dh_row + (j + i) * kLanes);
         if (S == 2) dprev[1].v[i].store(dc_row + (j + i) * kLanes);
       }
@@ -332,6 +352,7 @@ class Backward {
     const T* reserve = row_of<const T>(f_.reserve, seq_.time(row, s), seq_.batch[row]);
     const T* h_prev = seq_.previous<T>(f_.y, f_.h0, row, s);
     const T* dgates = dgates_row(s, row, begin);
+    const GradientRow to = gradient_row(s, row, begin);
     for (int64_t j = range.first; j < range.last; ++j) {
       V saved[R > 0 ? R : 1], gradients[D], dprev;
       const V prev = h_prev ? load_block(h_prev, j, H) : V::set(0);
@@ -341,8 +362,7 @@ class Backward {
       if constexpr (E > 0)
         Cell::backward_early(&prev, saved, V::load(product + j * kLanes), gradients, &dprev);
       // the early gates' alone: other parts still read the late ones of this row
-      for (int g = 0; g < E; ++g)
-        store_gradient(Cell::slot_h(g), s, row, begin, j, gradients[Cell::slot_h(g)]);
+      for (int g = 0; g < E; ++g) to.store(Cell::slot_h(g), j, gradients[Cell::slot_h(g)]);
       dprev.store(dh_ + row * width_ + j * kLanes);
     }
   }
@@ -461,7 +481,7 @@ class Backward {
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);
       T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
       alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
-      for_each_tile<1>(rows, 0, blocks_of<T>(columns), 1, count, [&](const Tile& tile) {
+      for_each_tile<1>(rows, 0, blocks_of<T>(columns), count, [&](const Tile& tile) {
         Left<T> left;
         left.stride = kLanes;
         for (int m = 0; m < tile.rows; ++m) {

@@ -206,7 +206,7 @@ class Forward {
     });
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<G>, team, part);
-      for_each_tile<G>(count, range.first, range.last, 1, seq_.I, [&](const Tile& tile) {
+      for_each_tile<G>(count, range.first, range.last, seq_.I, [&](const Tile& tile) {
         Left<T> left;
         left.stride = 1;
         for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m] + tile.k;
@@ -230,7 +230,7 @@ class Forward {
       T* sums = sums_ + (part * seq_.B + first) * kSums;
       Outputs* outputs = outputs_ + part * seq_.B + first;
       for (int64_t r = 0; r < rows; ++r) outputs[r] = outputs_of(first + r, s);
-      for_each_tile<L>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
+      for_each_tile<L>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
         const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, sums);
         if (!tile.last_piece) return;
         Block blocks[kAccumulators / L];
@@ -321,7 +321,7 @@ class Forward {
     constexpr int N = larger_of_one(E);
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<N>, team, part);
-      for_each_tile<N>(rows, range.first, range.last, 1, seq_.H, [&](const Tile& tile) {
+      for_each_tile<N>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
         const T* gh = recurrent_product<N>(h, tile, w_.w_early, w_.b_early,
                                            sums_ + (part * seq_.B + first) * kSums);
         if (!tile.last_piece) return;

@@ -181,8 +181,6 @@ struct Tile {
   int blocks;
   int panels, vectors;  // the blocks as N panels of P vectors
   int64_t k, length;
-  int segment;  // which, and where in it
-  int64_t in_segment;
   bool first_piece, last_piece;
   // the weights that come after: this tile's share in fetching them, ahead_rate values of k a turn
   int64_t next_block, next_k;
@@ -199,15 +197,13 @@ constexpr int64_t kPieceLength = kRegisters == 32 ? 512 : 128;
 constexpr int64_t kWeightsInL2 = kRegisters == 32 ? 768 << 10 : 0;
 
 // Covers `rows` rows by the blocks [first, last), in panels of `grain` blocks and `vectors`
-// vectors, with tiles of heights as equal as can be, the sum over `segments` times `length` terms.
-// The weights of `after` come next.
+// vectors, with tiles of heights as equal as can be, the sum over `length` terms. The weights of
+// `after` come next.
 template <class Body>
 struct Tiling {
   int64_t rows, first, last, grain;
   int vectors;
-  int64_t after;
-  int segments;
-  int64_t length;
+  int64_t after, length;
   const Body& body;
   int64_t tiles = (rows + max_rows(vectors) - 1) / max_rows(vectors);
   int tallest = static_cast<int>((rows + tiles - 1) / tiles);
@@ -215,7 +211,7 @@ struct Tiling {
   int64_t tall = rows - tiles * (tallest - 1);
 
   void run() const {
-    const int64_t vectors_of_weights = (last - first) / grain * vectors * segments * length;
+    const int64_t vectors_of_weights = (last - first) / grain * vectors * length;
     if (tiles > 1 && vectors_of_weights * kVectorBytes <= kWeightsInL2) {
       rows_first();
     } else {
@@ -235,16 +231,12 @@ struct Tiling {
     Tile tile{};
     tile.vectors = vectors;
     tile.length = length;
+    tile.first_piece = tile.last_piece = true;
     for (int64_t i = 0; i < tiles; ++i, tile.row += tile.rows) {
       tile.rows = height(i);
       for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
         take_blocks(tile);
-        for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
-          tile.k = tile.segment * length;
-          tile.first_piece = tile.segment == 0;
-          tile.last_piece = tile.segment == segments - 1;
-          body(tile);
-        }
+        body(tile);
       }
     }
   }
@@ -264,22 +256,19 @@ struct Tiling {
     tile.ahead_until = (share + rate - 1) / rate * kUnroll;
     for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
       take_blocks(tile);
-      for (tile.segment = 0; tile.segment < segments; ++tile.segment) {
-        for (tile.in_segment = 0; tile.in_segment < length; tile.in_segment += tile.length) {
-          tile.length = smaller_of(length - tile.in_segment, piece_length);
-          tile.k = tile.segment * length + tile.in_segment;
-          tile.first_piece = tile.k == 0;
-          tile.last_piece = tile.k + tile.length == segments * length;
-          const int64_t next = tile.block + tile.blocks < last ? tile.block + tile.blocks : after;
-          tile.next_block = tile.last_piece ? next : tile.block;
-          tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
-          tile.row = 0;
-          for (int64_t i = 0; i < tiles; ++i) {
-            tile.rows = height(i);
-            body(tile);
-            tile.row += tile.rows;
-            tile.next_k += share;
-          }
+      for (tile.k = 0; tile.k < length; tile.k += tile.length) {
+        tile.length = smaller_of(length - tile.k, piece_length);
+        tile.first_piece = tile.k == 0;
+        tile.last_piece = tile.k + tile.length == length;
+        const int64_t next = tile.block + tile.blocks < last ? tile.block + tile.blocks : after;
+        tile.next_block = tile.last_piece ? next : tile.block;
+        tile.next_k = tile.last_piece ? 0 : tile.k + tile.length;
+        tile.row = 0;
+        for (int64_t i = 0; i < tiles; ++i) {
+          tile.rows = height(i);
+          body(tile);
+          tile.row += tile.rows;
+          tile.next_k += share;
         }
       }
     }
@@ -290,18 +279,16 @@ struct Tiling {
 
 // The same of a product with G gates; `first` begins a panel.
 template <int G, class Body>
-void for_each_tile(int64_t rows, int64_t first, int64_t last, int segments, int64_t length,
-                   const Body& body) {
+void for_each_tile(int64_t rows, int64_t first, int64_t last, int64_t length, const Body& body) {
   if (rows == 0) return;
   if constexpr (G > 1) {
-    Tiling<Body>{rows, first, last, 1, G, first, segments, length, body}.run();
+    Tiling<Body>{rows, first, last, 1, G, first, length, body}.run();
   } else {
     const int64_t rest = (last - first) % kPanelBlocks, full = last - rest;
     const int vectors = static_cast<int>(rest);
-    Tiling<Body>{rows,     first,  full, kPanelBlocks, kPanelBlocks, rest ? full : first,
-                 segments, length, body}
+    Tiling<Body>{rows, first, full, kPanelBlocks, kPanelBlocks, rest ? full : first, length, body}
         .run();
-    if (rest) Tiling<Body>{rows, full, last, rest, vectors, first, segments, length, body}.run();
+    if (rest) Tiling<Body>{rows, full, last, rest, vectors, first, length, body}.run();
   }
 }
 

@@ -13,7 +13,7 @@ template <int N, class T, class LeftRow>
 void product(const LeftRow& left_row, int64_t rows, int64_t length, const T* w, const T* bias,
              int64_t blocks, T* out) {
   constexpr int kLanes = Vec<T>::kLanes;
-  for_each_tile<N>(rows, 0, blocks, 1, length, [&](const Tile& tile) {
+  for_each_tile<N>(rows, 0, blocks, length, [&](const Tile& tile) {
     Left<T> left{{}, 1};
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = left_row(tile.row + m) + tile.k;
     Right<T> right = weights_of<T, N>(tile, w, length);
@@ -32,18 +32,19 @@ void transposed_product(const LeftRow& left_row, int64_t rows, int first, int la
                         const Offset& offset, int64_t length, const T* w, int64_t blocks, T* out,
                         int64_t out_stride) {
   constexpr int kLanes = Vec<T>::kLanes;
-  for_each_tile<1>(rows, 0, blocks, last - first, length, [&](const Tile& tile) {
-    Left<T> left{{}, 1};
-    for (int m = 0; m < tile.rows; ++m) {
-      left.rows[m] = left_row(tile.row + m) + offset(first + tile.segment) + tile.in_segment;
-    }
-    Right<T> right = weights_of<T, 1>(tile, w, all_gates * length, first * length);
-    right.out = out + tile.row * out_stride + tile.block * kLanes;
-    right.out_stride = out_stride;
-    right.init = tile.first_piece ? nullptr : right.out;
-    right.init_stride = out_stride;
-    multiply<T, 1>(tile, left, right);
-  });
+  for (int gate = first; gate < last; ++gate) {
+    for_each_tile<1>(rows, 0, blocks, length, [&](const Tile& tile) {
+      Left<T> left{{}, 1};
+      for (int m = 0; m < tile.rows; ++m)
+        left.rows[m] = left_row(tile.row + m) + offset(gate) + tile.k;
+      Right<T> right = weights_of<T, 1>(tile, w, all_gates * length, gate * length);
+      right.out = out + tile.row * out_stride + tile.block * kLanes;
+      right.out_stride = out_stride;
+      right.init = gate == first && tile.first_piece ? nullptr : right.out;
+      right.init_stride = out_stride;
+      multiply<T, 1>(tile, left, right);
+    });
+  }
 }
 
 // dw[u][n] += sum over k < count of left[k * left_stride + u] * packed[k][n], u < units, n <
@@ -58,7 +59,7 @@ void weight_product(const T* left_panel, int64_t left_stride, int64_t count, con
   for (int64_t end = first + units; first < end; first += kRowsAtOnce) {
     const T* column = left_panel + first;
     T* out = dw + first * columns;
-    for_each_tile<1>(smaller(kRowsAtOnce, end - first), 0, blocks_of<T>(columns), 1, count,
+    for_each_tile<1>(smaller(kRowsAtOnce, end - first), 0, blocks_of<T>(columns), count,
                      [&](const Tile& tile) {
                        Left<T> left{{}, left_stride};
                        for (int m = 0; m < tile.rows; ++m)
