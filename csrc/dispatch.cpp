@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cells/cells.hpp"
+#include "cpu/threads.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
 #include "memory.hpp"
@@ -72,6 +73,15 @@ const KernelTable::Kernel& kernel_of(const KernelTable& backend, const BackwardA
   return kernel_of(backend, args.forward, args.family || args.forward.family.on);
 }
 
+// What one core keeps for BPTT and another reads moves from cache to cache: forward and backward
+// take the same number, and more than one for larger calls only.
+int threads_of(const ForwardArgs& args, bool keeps) {
+  const int64_t rows = args.x.shape[0] * args.x.shape[1] + (args.packed ? 0 : kPacking);
+  const int64_t multiply_adds =
+      rows * args.w_hh.shape[0] * (args.w_ih.shape[1] + args.w_hh.shape[1]);
+  return threads_for(args.threads, keeps ? multiply_adds / 4 : multiply_adds);
+}
+
 }  // namespace
 
 const CellInfo* cell_info(int cell) {
@@ -120,15 +130,20 @@ int64_t device_workspace(const KernelTable& backend, const BackwardArgs& args) {
 void forward(const KernelTable& backend, const ForwardArgs& args, void* device_memory) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args);
   if (args.x.device != kHost) return kernel.forward(args, device_memory);
-  Workspace workspace(kernel.forward_workspace(args));
-  kernel.forward(args, workspace.data());
+  ForwardArgs call = args;
+  // a cell without gates to keep does not say what y is wanted for
+  call.threads = threads_of(args, args.reserve.present || kInfo.of[args.cell].reserve == 0);
+  Workspace workspace(kernel.forward_workspace(call));
+  kernel.forward(call, workspace.data());
 }
 
 void backward(const KernelTable& backend, const BackwardArgs& args, void* device_memory) {
   const KernelTable::Kernel& kernel = kernel_of(backend, args);
   if (args.forward.x.device != kHost) return kernel.backward(args, device_memory);
-  Workspace workspace(kernel.backward_workspace(args));
-  kernel.backward(args, workspace.data());
+  BackwardArgs call = args;
+  call.forward.threads = threads_of(args.forward, true);
+  Workspace workspace(kernel.backward_workspace(call));
+  kernel.backward(call, workspace.data());
 }
 
 }  // namespace fastrnn

@@ -14,6 +14,14 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _threads_for_small_shapes() -> None:
+    """The sizes of tests are too small to be worth a second thread, which is to be tested."""
+    from fastrnn import _core
+
+    _core.set_least_work(0)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)

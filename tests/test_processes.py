@@ -165,6 +165,21 @@ def test_without_settings_the_threads_are_the_cpus_of_the_process():
     assert python(code, FASTRNN_NUM_THREADS="", OMP_NUM_THREADS="").stdout.strip() == "1"
 
 
+def test_small_calls_wake_no_thread_and_large_ones_do():
+    program = """if True:
+        import os, numpy, fastrnn
+        fastrnn.set_num_threads(2)
+        before = len(os.listdir("/proc/self/task"))
+        for batch, woken in (4, 0), (256, 1):
+            x = numpy.zeros((20, batch, 64), numpy.float32)
+            layer = fastrnn.LSTM(64, 64, seed=0)
+            y, _ = layer.forward(x, training=True)
+            layer.backward(y)
+            assert len(os.listdir("/proc/self/task")) == before + woken, batch
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_the_process_ends_promptly_while_the_pool_sleeps():
     code = (
         "import numpy as np, fastrnn\n"

@@ -493,6 +493,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
+  m.def("set_least_work", &fastrnn::set_least_work, py::arg("multiply_adds"));
   register_layer(m);
   register_xla_handlers(m);
 }

@@ -113,14 +113,16 @@ class Backward {
           recurrence(0, seq_.B, begin, end, Team(counters_, parts_, member));
         });
       } else {
-        parallel_for(threads_, ranges_, [&](int64_t i) {
+        const int threads = threads_for(threads_, rows_ * G * seq_.H * seq_.H);
+        parallel_for(threads, ranges_, [&](int64_t i) {
           recurrence(first_[i], first_[i + 1], begin, end, Team(nullptr, 1, 0));
         });
       }
-      if (a_.dx.present) input_gradient(begin, end);
+      if (a_.dx.present) input_gradient(begin);
       weight_gradients(begin, end, end == steps);
     }
-    parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
+    const int threads = threads_for(threads_, seq_.B * G * seq_.H * seq_.H);
+    parallel_for(threads, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
     if (wants_bias()) {
       store_bias(a_.db_ih, Cell::slot_x);
       store_bias(a_.db_hh, Cell::slot_h);
@@ -387,23 +389,23 @@ class Backward {
 
   // ---------------------------------------------------------------- 2. dx
 
-  void input_gradient(int64_t begin, int64_t end) {
+  void input_gradient(int64_t begin) {
     const int64_t count = rows_;
-    const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
-    parallel_for(threads_, tasks, [&](int64_t task) {
+    const int threads = threads_for(threads_, count * G * seq_.H * seq_.I);
+    const int64_t tasks = threads == 1 ? 1 : smaller(count, 4 * threads);
+    parallel_for(threads, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
       const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
       transposed_product(left, last - first, 0, G, Cell::slot_x, w_ih_, {0, input_blocks_},
                          dx_ + first * input_blocks_ * kLanes, input_blocks_ * kLanes);
-    });
-    const T* from = dx_;
-    for (int64_t s = begin; s < end; ++s) {
-      for (int64_t r = 0; r < base_[s - begin + 1] - base_[s - begin];
-           ++r, from += input_blocks_ * kLanes) {
+      int64_t s = begin;
+      for (int64_t i = first; i < last; ++i) {
+        while (base_[s - begin + 1] <= i) ++s;
+        const int64_t r = i - base_[s - begin];
         copy_or_zero(row_of<T>(a_.dx, seq_.time(r, s), seq_.batch[r]),
-                     seq_.masked(r, s) ? nullptr : from, seq_.I);
+                     seq_.masked(r, s) ? nullptr : dx_ + i * input_blocks_ * kLanes, seq_.I);
       }
-    }
+    });
   }
 
   // ---------------------------------------------------------------- 3. dw and db
@@ -430,7 +432,7 @@ class Backward {
       }
     }
     if (db_) {
-      parallel_for(threads_, D * blocks_, [&](int64_t i) {
+      parallel_for(threads_for(threads_, count * D * width_), D * blocks_, [&](int64_t i) {
         V sum = V::set(0);
         for (int64_t k = 0; k < count; ++k) sum = sum + V::load(column(0, i) + k * kLanes);
         (V::load(db_ + i * kLanes) + sum).store(db_ + i * kLanes);
@@ -464,7 +466,7 @@ class Backward {
   }
 
   void pack_list(int64_t count, int64_t columns, T* packed) const {
-    parallel_for(threads_, blocks_of<T>(columns),
+    parallel_for(threads_for(threads_, kPacking * count * columns), blocks_of<T>(columns),
                  [&](int64_t block) { pack_rows(row_list_, count, columns, block, packed); });
   }
 
@@ -475,7 +477,9 @@ class Backward {
                       const T* packed, int first_gate, int last_gate, const Slot& slot) const {
     const int64_t H = seq_.H;
     const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
-    parallel_for(threads_, tasks_per_gate * (last_gate - first_gate), [&](int64_t task) {
+    const int gates = last_gate - first_gate;
+    const int threads = threads_for(threads_, count * gates * H * columns);
+    parallel_for(threads, tasks_per_gate * gates, [&](int64_t task) {
       const int gate = first_gate + static_cast<int>(task / tasks_per_gate);
       const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
       const int64_t rows = smaller(kWeightRowsPerTask, H - first);

@@ -126,9 +126,11 @@ void pack_rows(const T* const* rows, int64_t count, int64_t columns, int64_t blo
 template <class T>
 void pack_transposed(int threads, const Tensor& w, int64_t columns, int64_t length, T* packed) {
   const T* data = static_cast<const T*>(w.data);
-  for_packed_blocks(threads, blocks_of<T>(columns), [&](int64_t first, int64_t last) {
-    pack_blocks(data, first, last, columns, length, 1, w.stride[1], w.stride[0], 0, packed);
-  });
+  for_packed_blocks(threads_for(threads, kPacking * columns * length), blocks_of<T>(columns),
+                    [&](int64_t first, int64_t last) {
+                      pack_blocks(data, first, last, columns, length, 1, w.stride[1], w.stride[0],
+                                  0, packed);
+                    });
 }
 
 }  // namespace FASTRNN_ISA

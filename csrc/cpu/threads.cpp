@@ -147,6 +147,10 @@ int default_threads() {
 
 std::atomic<int> chosen_threads{0};  // 0: not chosen yet
 
+// Some 40 us on one core with AVX-512; waking a thread, waiting for it and what moves from core to
+// core costs half of that.
+std::atomic<int64_t> least_work{4'000'000};
+
 }  // namespace
 
 void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i), void* context) {
@@ -157,6 +161,14 @@ void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i)
   }
   // without an atomic counter: it would wait for all that a task has written to reach the cache
   for (int64_t i = 0; i < count; ++i) task(context, i);
+}
+
+int threads_for(int threads, int64_t multiply_adds) {
+  return multiply_adds < least_work.load(std::memory_order_relaxed) ? 1 : threads;
+}
+
+void set_least_work(int64_t multiply_adds) {
+  least_work.store(multiply_adds, std::memory_order_relaxed);
 }
 
 int num_threads() {

@@ -11,6 +11,12 @@ namespace fastrnn {
 // the caller's thread.
 void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i), void* context);
 
+// How many of `threads` are worth waking for so many multiply-adds: one alone is done with a small
+// task before another has begun.
+int threads_for(int threads, int64_t multiply_adds);
+void set_least_work(int64_t multiply_adds);  // of a task that is shared; for tests
+constexpr int64_t kPacking = 16;             // packing a weight takes the time of so many
+
 int num_threads();
 void set_num_threads(int n);  // n >= 1
 

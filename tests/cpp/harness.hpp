@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/threads.hpp"
+
 namespace fastrnn::test {
 
 struct Test {
@@ -23,6 +25,7 @@ inline void check(bool holds, const std::string& what) {
 
 template <int N>
 int run_all(const Test (&tests)[N]) {
+  set_least_work(0);  // the threads are to be tested on small problems
   int failed = 0;
   for (const Test& test : tests) {
     std::string problem;
