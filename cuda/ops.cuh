@@ -144,7 +144,7 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)
 // kFirstB on. Layouts as PTX has them for mma.m16n8k16 (and .m16n8k8 for tf32).
 template <class Operands, int kFirstA, int kFirstB, int M, int A, int B>
 __device__ __forceinline__ void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B],
-                                               float (&d)[M][4]) {
+                                               float (*d)[4]) {
   static_assert(kFirstA + 4 <= A && kFirstB + 2 <= B);
 #define FASTRNN_MMA(shape_and_types)                                                 \
   asm volatile("mma.sync.aligned." shape_and_types                                   \

@@ -8,7 +8,9 @@
 namespace cuda_emulation {
 
 constexpr size_t kSharedBytes = 227 << 10;  // of a block, at most
+constexpr int kBlocks = 128;                // that run at a time
 
+inline int largest_cluster = 16;
 inline int devices = 1;
 inline int device = 0;            // the current one
 inline void* stream = nullptr;    // of the last launch

@@ -155,6 +155,23 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
   return status;
 }
 
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize,
+  cudaFuncAttributeNonPortableClusterSizeAllowed
+};
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) {
+  const bool possible = attribute != cudaFuncAttributeMaxDynamicSharedMemorySize ||
+                        static_cast<size_t>(value) <= cuda_emulation::kSharedBytes;
+  return cuda_emulation::result(possible ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*,
+                                                  const cudaLaunchConfig_t* config) {
+  const int blocks = static_cast<int>(config->attrs[0].val.clusterDim.x);
+  *clusters = blocks <= cuda_emulation::largest_cluster ? cuda_emulation::kBlocks / blocks : 0;
+  return cuda_emulation::result(cudaSuccess);
+}
+
 namespace cuda_emulation {
 
 template <class Kernel>

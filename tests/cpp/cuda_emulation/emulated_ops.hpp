@@ -117,7 +117,7 @@ inline float truncated(double value) {
 }
 
 template <class Operands, int kFirstA, int kFirstB, int M, int A, int B>
-void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B], float (&d)[M][4]) {
+void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B], float (*d)[4]) {
   static_assert(kFirstA + 4 <= A && kFirstB + 2 <= B);
   constexpr int kDepth = Operands::kDepth, kParts = kDepth / 8;  // values in a word
   meet_in_warp(
@@ -155,7 +155,10 @@ void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B], float (&d
       });
 }
 
-inline float approximate_tanh(float value) { return std::tanh(value); }
+// off by just under 2^-11, as the hardware's may be
+inline float approximate_tanh(float value) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(std::tanh(value)) & 0xfffff000u);
+}
 
 inline uint32_t rounded_to_tf32(float value) {
   return (std::bit_cast<uint32_t>(value) + 0x1000u) & 0xffffe000u;

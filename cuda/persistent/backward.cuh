@@ -1,0 +1,332 @@
+// Back-propagation through time over all steps in one launch. A block has the rows of W_hh of its
+// own units, transposed:
+//
+//            K = its gates                    its gate gradients of step s
+//   hidden [ W W W W ]                        [ d ]
+//   units  [ W W W W ]             x          [ d ]       kRowWarps x kDepthWarps warps
+//   (all)  [ W W W W ]                        [ d ]
+//                                             kColumns
+//
+// so that its product is its share of dh of all units, which every block sends, 16 bytes at a time,
+// to the blocks that have these units; each sums what comes in, one slot a sender (and depth warp).
+// A warp has one batch row, a lane every 32nd of the block's units: what a step is, is the same for
+// a whole warp. Slots take turns in two, as the operands do forward; a block's own share goes the
+// same way, so that its barrier also says when all of its warps have read the gate gradients.
+#pragma once
+
+#include "persistent/data.cuh"
+
+namespace fastrnn {
+namespace {
+namespace cuda {
+namespace persistent {
+
+template <class Value>
+struct BackwardData {
+  Sequence seq;
+  const Value* w_hh;  // [G*H, H]
+  const Value* dy;    // [T, B, H] or null
+  const Value* dh_n;  // [B, H] or null
+  const float* dc_n;
+  const Value* h0;  // [B, H] or null
+  const float* c0;
+  const Value* y;        // [T, B, H]
+  const float* c;        // [T, B, H]
+  const Value* reserve;  // [T, B, R*H]; may be dgates
+  Value* dgates;         // [T, B, D*H]  zeros where no step works
+  Value* dh0;            // [B, H] or null
+  float* dc0;
+  float* db;  // [tiles, D*H] or null: sums of dgates over the rows of each tile
+};
+
+template <template <class> class C, class Mode_, int kTiles_, int kRowWarps_, int kDepthWarps_,
+          int kItems_>
+struct BackwardTraits {
+  using Mode = Mode_;
+  using V = typename Mode::V;
+  using Cell = C<V>;
+  static constexpr int kTiles = kTiles_;  // of 16 hidden units, a warp
+  static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kDepthWarps_;
+  static constexpr int kWarps = kRowWarps * kDepthWarps, kThreads = kWarps * kWarp;
+  static constexpr int kWeightRegisters = 128;
+  static constexpr int kItems = kItems_;                 // units of a lane
+  static constexpr int kUnits = kItems * kWarp;          // a block can have
+  static constexpr int kRows = kRowWarps * kTiles * 16;  // hidden units of a cluster
+  static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
+  static constexpr int kNeeded =
+      (Cell::kGates * kUnits + kDepth * kDepthWarps - 1) / (kDepth * kDepthWarps);
+  static constexpr int kHeld = kFit < kNeeded ? kFit : kNeeded;
+  static_assert(kWarps == kColumns, "a warp has one batch row");
+  static_assert(Cell::kEarly == 0, "one product a step");
+  static_assert(kHeld > 0);
+};
+
+template <class Traits>
+struct BackwardShape {
+  using Mode = typename Traits::Mode;
+  static constexpr int kGates = Traits::Cell::kGates;
+  int units, steps;
+  OperandShape<Mode> operand;
+  int slot_pitch, slot, slots;  // floats of a row, floats of a slot, slots
+  int sums, db, rest, rest_of_warp, bytes;
+
+  BackwardShape(int64_t H, int cluster)
+      : units(units_of(H, cluster)),
+        steps(static_cast<int>(
+            divide_up(int64_t{kGates} * units, int64_t{kDepth} * Traits::kDepthWarps))),
+        operand(steps * Traits::kDepthWarps),
+        slot_pitch(units + (cluster == 1 ? 4 : 0)),  // for stores of 16 bytes by a warp
+        slot(kColumns * slot_pitch),
+        slots(cluster * Traits::kDepthWarps) {
+    constexpr int kBarriers = 16;
+    sums = kBarriers + operand.bytes;
+    db = sums + 2 * slots * slot * 4;
+    rest = db + kColumns * Traits::Cell::kSlots * units * 4;
+    rest_of_warp = Weights<Mode, Traits::kTiles, Traits::kHeld>::shared_bytes(steps);
+    bytes = rest + Traits::kWarps * rest_of_warp;
+  }
+  bool fits(int64_t H, int cluster, int64_t shared_bytes) const {
+    return units <= Traits::kUnits && int64_t{units} * cluster <= Traits::kRows && H > 0 &&
+           bytes <= shared_bytes;
+  }
+};
+
+// values[i] of lanes 4 apart: the lane with lane / 4 % 4 == r gets value r of the four lanes, in
+// order.
+__device__ inline void transpose_rows(int lane, float (&values)[4]) {
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = lane / 4 & distance;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & distance) continue;
+      const float got = shuffle_xor(upper ? values[i] : values[i + distance], 4 * distance);
+      values[i] = upper ? got : values[i];
+      values[i + distance] = upper ? values[i + distance] : got;
+    }
+  }
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    backward_kernel(BackwardData<typename Traits::Mode::Value> p, BackwardShape<Traits> shape) {
+  using Mode = typename Traits::Mode;
+  using Value = typename Mode::Value;
+  using V = typename Traits::V;
+  using Cell = typename Traits::Cell;
+  constexpr int G = Cell::kGates, S = Cell::kStates, R = Cell::kReserve, D = Cell::kSlots;
+  constexpr int kItems = Traits::kItems;
+  const int64_t B = p.seq.B, H = p.seq.H;
+  const int hidden = static_cast<int>(H);  // shared memory bounds it: 32 bits for W_hh
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
+  const int row_warp = warp % Traits::kRowWarps, depth_warp = warp / Traits::kRowWarps;
+  const int rank = cluster_rank(), size = cluster_size();
+  const int64_t tile = blockIdx.x / static_cast<unsigned>(size);
+  const int64_t b = tile * kColumns + warp;
+  const int first_unit = rank * shape.units, first_k = depth_warp * shape.steps * kDepth;
+
+  char* const memory = shared_memory();
+  Barrier* const barriers = reinterpret_cast<Barrier*>(memory);
+  char* const operand = memory + 16;
+  float* const slots = reinterpret_cast<float*>(memory + shape.sums);
+  float* const db = reinterpret_cast<float*>(memory + shape.db) + warp * D * shape.units;
+  const int bytes_of_all = shape.slots * kColumns * shape.units * 4;
+
+  // -------------------------------------------------------------- before the last step
+  if (thread == 0 && size > 1) {
+    for (int i = 0; i < 2; ++i) init_barrier(&barriers[i]);
+    for (int i = 0; i < 2; ++i) expect_bytes(&barriers[i], bytes_of_all);
+  }
+  for (int i = thread; i < shape.operand.bytes / 16; i += Traits::kThreads) {
+    reinterpret_cast<Word16*>(operand)[i] = {};
+  }
+  for (int i = lane; i < D * shape.units; i += kWarp) db[i] = 0;
+  // row: hidden unit that h' is of; k: unit by unit, its gates
+  Weights<Mode, Traits::kTiles, Traits::kHeld> weights;
+  weights.load(lane, shape.steps, memory + shape.rest + warp * shape.rest_of_warp,
+               [&](int m, int half, int k) -> Value {
+                 const int row = (row_warp * Traits::kTiles + m) * 16 + half * 8 + lane / 4;
+                 const int gate = (first_k + k) % G, own = (first_k + k) / G;
+                 const int unit = first_unit + own;
+                 if (row >= hidden || own >= shape.units || unit >= hidden) return {};
+                 return p.w_hh[(gate * hidden + unit) * hidden + row];
+               });
+
+  // --------------------------------------------------------------------- what this thread holds
+  const int64_t steps = steps_of(p.seq, tile), length = length_of(p.seq, b);
+  float dstate[kItems][S], curr[kItems][S], prev[kItems][S], saved[kItems][R > 0 ? R : 1],
+      dy[kItems];
+  auto is_real = [&](int i) {
+    return lane + i * kWarp < shape.units && first_unit + lane + i * kWarp < hidden;
+  };
+  // the states after step s, before the first one if s < 0
+  auto fetch_states = [&](int64_t s, float (&states)[kItems][S]) {
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+      for (int k = 0; k < S; ++k) states[i][k] = 0;
+      if (!is_real(i) || b >= B || s >= length) continue;
+      const int64_t unit = first_unit + lane + i * kWarp;
+      if (s >= 0) {
+        const int64_t at = (time_of(p.seq, length, s) * B + b) * H + unit;
+        states[i][0] = computed(p.y[at]);
+        if constexpr (S > 1) states[i][1] = p.c[at];
+      } else {
+        if (p.h0) states[i][0] = computed(p.h0[b * H + unit]);
+        if constexpr (S > 1) {
+          if (p.c0) states[i][1] = p.c0[b * H + unit];
+        }
+      }
+    }
+  };
+  Step next;
+  auto fetch = [&](int64_t s) {
+    next = Step(p.seq, b, length, s);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      dy[i] = 0;
+      if (!is_real(i) || !next.valid) continue;
+      const int64_t unit = first_unit + lane + i * kWarp;
+      if (p.dy) dy[i] = computed(p.dy[next.row * H + unit]);
+      const Value* const from = p.reserve + next.row * R * H + unit;
+      for (int k = 0; k < R && !next.masked; ++k) saved[i][k] = computed(from[k * H]);
+    }
+    fetch_states(s - 1, prev);
+  };
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const bool real = is_real(i) && b < B;
+    const int64_t at = b * H + first_unit + lane + i * kWarp;
+    dstate[i][0] = real && p.dh_n ? computed(p.dh_n[at]) : 0;
+    if constexpr (S > 1) dstate[i][1] = real && p.dc_n ? p.dc_n[at] : 0;
+  }
+  fetch_states(steps - 1, curr);
+  fetch(steps - 1);
+  sync_cluster();
+
+  // what the gate gradients of step s + 1 send back through W_hh
+  auto add_incoming = [&](int64_t s) {
+    const int64_t turn = steps - 1 - s;  // 1, 2, ...
+    if (turn == 0) return;
+    if (size > 1) {
+      wait_phase(&barriers[turn % 2], phase_parity(turn));
+      if (thread == 0) expect_bytes(&barriers[turn % 2], bytes_of_all);
+    }
+    const float* const from = slots + turn % 2 * shape.slots * shape.slot + warp * shape.slot_pitch;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (!is_real(i)) continue;
+      float sum = 0;
+#pragma unroll 4
+      for (int k = 0; k < shape.slots; ++k) sum += from[k * shape.slot + lane + i * kWarp];
+      dstate[i][0] += sum;
+    }
+  };
+
+  // ----------------------------------------------------------------------------------- the steps
+  for (int64_t s = steps - 1; s >= 0; --s) {
+    add_incoming(s);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int own = lane + i * kWarp;
+      float gradients[D] = {};
+      if (is_real(i) && next.valid) {
+        const int64_t unit = first_unit + own;
+        dstate[i][0] += dy[i];
+        if (!next.masked) {
+          V before[S], after[S], kept[R > 0 ? R : 1], dcurr[S], dgates[D], dprev[S];
+#pragma unroll
+          for (int k = 0; k < S; ++k) {
+            before[k] = V::set(next.resets ? 0 : prev[i][k]);
+            after[k] = V::set(curr[i][k]);
+            dcurr[k] = V::set(dstate[i][k]);
+          }
+#pragma unroll
+          for (int k = 0; k < R; ++k) kept[k] = V::set(saved[i][k]);
+          Cell::backward(before, after, kept, dcurr, dgates, dprev);
+#pragma unroll
+          for (int k = 0; k < S; ++k) dstate[i][k] = dprev[k].v;
+#pragma unroll
+          for (int k = 0; k < D; ++k) {
+            const Value stored_gradient = stored<Value>(dgates[k].v);
+            gradients[k] = computed(stored_gradient);
+            db[k * shape.units + own] += gradients[k];
+          }
+        }
+        Value* const to = p.dgates + next.row * D * H + unit;
+#pragma unroll
+        for (int k = 0; k < D; ++k) to[k * H] = stored<Value>(gradients[k]);
+        if (next.resets) {
+#pragma unroll
+          for (int k = 0; k < S; ++k) dstate[i][k] = 0;
+        }
+      }
+      if (own < shape.units) {
+#pragma unroll
+        for (int g = 0; g < G; ++g) {
+          shape.operand.put(operand, warp, own * G + g,
+                            next.resets ? 0 : gradients[Cell::slot_h(g)]);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < S; ++k) curr[i][k] = prev[i][k];
+    }
+    sync_block();
+    fetch(s - 1);
+    float sums[Traits::kTiles][4] = {};
+    if (row_warp * Traits::kTiles * 16 < size * shape.units) {
+      weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
+    }
+    const int64_t turn = steps - s;
+    const int slot =
+        (static_cast<int>(turn % 2) * shape.slots + rank * Traits::kDepthWarps + depth_warp) *
+        shape.slot;
+#pragma unroll
+    for (int m = 0; m < Traits::kTiles; ++m) {
+      // four units of one batch row: of rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1)
+      transpose_rows(lane, sums[m]);
+      const int which = lane / 4 % 4, column = lane % 4 * 2 + which % 2;
+      const int unit = (row_warp * Traits::kTiles + m) * 16 + which / 2 * 8 + lane / 16 * 4;
+      const int to = unit / shape.units;
+      if (to >= size) continue;
+      Word16 word;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word.part[i] = std::bit_cast<uint32_t>(sums[m][i]);
+      float* const at = slots + slot + column * shape.slot_pitch + unit % shape.units;
+      if (size > 1) {
+        store_async(at, word, &barriers[turn % 2], to);
+      } else {
+        *reinterpret_cast<Word16*>(at) = word;
+      }
+    }
+    if (size == 1) sync_block();
+  }
+  add_incoming(-1);
+
+  // ------------------------------- the first state; sums; zeros where no step of the row is
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if (!is_real(i) || b >= B) continue;
+    const int64_t unit = first_unit + lane + i * kWarp;
+    if (p.dh0) p.dh0[b * H + unit] = stored<Value>(dstate[i][0]);
+    if constexpr (S > 1) {
+      if (p.dc0) p.dc0[b * H + unit] = dstate[i][1];
+    }
+    for (int64_t t = length; t < p.seq.T; ++t) {
+      for (int k = 0; k < D; ++k) p.dgates[((t * B + b) * D + k) * H + unit] = stored<Value>(0);
+    }
+  }
+  sync_block();
+  for (int i = thread; p.db && i < D * shape.units; i += Traits::kThreads) {
+    const int64_t unit = first_unit + i % shape.units;
+    if (unit >= H) continue;
+    float sum = 0;
+    for (int n = 0; n < kColumns; ++n) sum += (db + (n - warp) * D * shape.units)[i];
+    p.db[(tile * D + i / shape.units) * H + unit] = sum;
+  }
+}
+
+}  // namespace persistent
+}  // namespace cuda
+}  // namespace
+}  // namespace fastrnn
