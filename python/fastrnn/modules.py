@@ -131,6 +131,7 @@ class Recurrent(Generic[State]):
         self._kind = self._make_kind(hidden)
         self._kind.check(self._name, self.dtype)
         self._is_plain = self._kind.is_plain
+        self._is_single = self.num_layers == 1 and not self.bidirectional
         self._parameters: dict[str, Array] = {}
         self._packed: list[_core.Weights] = []
         self._initialise()
@@ -355,10 +356,11 @@ class Recurrent(Generic[State]):
         Raises ValueError and TypeError for a wrong shape or dtype.
         """
         x = np.asarray(x)
-        if x.ndim != 3 or x.shape[2] != self.input_size or x.dtype != self.dtype:
+        shape = x.shape
+        if len(shape) != 3 or shape[2] != self.input_size or x.dtype != self.dtype:
             symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
             self._check("forward", "x", x, symbols, (None, None, self.input_size))
-        batch = x.shape[0] if self.batch_first else x.shape[1]
+        batch = shape[0] if self.batch_first else shape[1]
         if return_layers or save is not True or not self._is_plain:
             rows = self._rows("forward", "state", state, batch)
             levels, ends, call = stack.forward(self, x, rows, lengths, mask, reset, training, save)
@@ -367,6 +369,14 @@ class Recurrent(Generic[State]):
                 self._call = call
             y, final = levels[-1], self._of_rows(ends)
             return (y, final, levels) if return_layers else (y, final)
+        if state is None and self._is_single:  # the loop below, once: a short call is mostly Python
+            y, h_n, c_n, kept, *_ = (self._packed or self._weights())[0].forward(
+                x, None, None, lengths, mask, reset, False, self.batch_first, training
+            )
+            if training:
+                self._call = _Call([kept], [None], y.shape, batch)
+            h_n = h_n[np.newaxis]
+            return y, h_n if c_n is None else (h_n, c_n[np.newaxis])
         initial = () if state is None else self._unpack("forward", "state", state, batch)
 
         directions, weights = self._directions, self._weights()
