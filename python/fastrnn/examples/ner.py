@@ -152,7 +152,7 @@ def main(quick: bool, picture: Path) -> list[Goal]:
     for line, (text, row) in enumerate(zip(texts[:12], found[:12], strict=True)):
         kinds = [KINDS[k] for k in tags(text, row)]
         for place, (letter, kind) in enumerate(zip(text, kinds, strict=True)):
-            at = place / 75, 1 - line / 12
+            at = place / 75, 0.94 - line / 12
             left.text(*at, letter, color=colours[kind], family="monospace", fontsize=6.5)
     left.set_title(
         "unseen names: " + ", ".join(f"{c[4:]} {k}" for k, c in list(colours.items())[1:])
