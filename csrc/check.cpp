@@ -89,6 +89,14 @@ class Check {
         name_of(tensor.dtype)));
   }
 
+  void device(const char* argument, const Tensor& tensor, const Tensor& x) const {
+    const auto name = [](const Tensor& of) {
+      return of.device == kHost ? "the CPU" : "cuda:" + std::to_string(of.device);
+    };
+    if (tensor.present && tensor.device != x.device)
+      throw TypeError(text(argument, "on " + name(x) + " as x is", name(tensor)));
+  }
+
   // c is in the dtype of the computation
   void state_dtype(const char* argument, const Tensor& tensor, DType x) const {
     const DType wanted = fastrnn::compute_dtype(x);
@@ -240,11 +248,19 @@ void check_forward(const char* function, const KernelTable& backend, const Forwa
   check.shape(step ? "h" : "h0", a.h0, {n.B, n.P});
   check.state_dtype(step ? "c" : "c0", a.c0, a.x.dtype);
   check.shape(step ? "c" : "c0", a.c0, {n.B, n.H});
+  for (const auto& [name, tensor] :
+       {std::pair{"w_ih", &a.w_ih}, std::pair{"w_hh", &a.w_hh}, std::pair{"b_ih", &a.b_ih},
+        std::pair{"b_hh", &a.b_hh}, std::pair{step ? "h" : "h0", &a.h0},
+        std::pair{step ? "c" : "c0", &a.c0}, std::pair{"mask", &a.mask},
+        std::pair{"reset", &a.reset}}) {
+    check.device(name, *tensor, a.x);
+  }
   if (a.lengths.present) {
     check.dtype("lengths", a.lengths, DType::kInt64);
     check.shape("lengths", a.lengths, {n.B});
     const int64_t* lengths = static_cast<const int64_t*>(a.lengths.data);
-    for (int64_t b = 0; b < n.B.value; ++b) {
+    const bool readable = a.lengths.device == kHost;  // else nobody waits for the device
+    for (int64_t b = 0; readable && b < n.B.value; ++b) {
       if (lengths[b] < 0 || lengths[b] > n.T.value) {
         check.fail("lengths", "between 0 and T = " + std::to_string(n.T.value),
                    "lengths[" + std::to_string(b) + "] = " + std::to_string(lengths[b]));
@@ -276,6 +292,10 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   check.state_dtype("dc_n", a.dc_n, dtype);
   check.shape("dc_n", a.dc_n, {n.B, n.H});
   check.dtype("dgates", a.dgates, dtype, " as x is");
+  for (const auto& [name, tensor] :
+       {std::pair{"dy", &a.dy}, std::pair{"dh_n", &a.dh_n}, std::pair{"dc_n", &a.dc_n}}) {
+    check.device(name, *tensor, a.forward.x);
+  }
   const int64_t gates = cell_info(a.forward.cell)->gates;
   check.sequence("dgates", a.dgates, {n.T, n.B, {"G", gates}, n.H});
 }

@@ -123,6 +123,7 @@ struct KernelTable {
   const char* unavailable = "this CPU lacks its instructions";  // why supported() is false
   const Probe* probes = nullptr;                                // [dtype]; null for CUDA
   const PerDType* family = nullptr;                             // [cell]; null: has none
+  void (*wait)(int device, void* stream) = nullptr;             // until it is done; CUDA alone
 };
 
 // The backends of this build, best first; null past the last one.

@@ -170,7 +170,8 @@ class Backward {
   Backward(const BackwardArgs& a, Arena& arena)
       : a_(a),
         stream_(static_cast<cudaStream_t>(a.forward.stream)),
-        seq_(a.forward),
+        lengths_(a.forward, arena),
+        seq_(a.forward, lengths_.copy()),
         rows_(seq_.T * seq_.B),
         x_is_matrix_(is_matrix(a.forward.x) && !seq_.has_idle_steps()),
         dx_is_matrix_(is_matrix(a.dx) && !seq_.has_idle_steps()),
@@ -197,6 +198,7 @@ class Backward {
   }
 
   void run() const {
+    lengths_.send(stream_);
     w_ih_.pack(stream_);
     w_hh_.pack(stream_);
     recurrence();
@@ -324,6 +326,7 @@ class Backward {
 
   const BackwardArgs& a_;
   const cudaStream_t stream_;
+  const LengthsFromHost lengths_;
   const Sequence seq_;
   const int64_t rows_;
   const bool x_is_matrix_, dx_is_matrix_;

@@ -114,7 +114,8 @@ class Forward {
 
   Forward(const ForwardArgs& a, Arena& arena)
       : stream_(static_cast<cudaStream_t>(a.stream)),
-        seq_(a),
+        lengths_(a, arena),
+        seq_(a, lengths_.copy()),
         h0_(rows_of<const T>(a.h0)),
         c0_(rows_of<const Value>(a.c0)),
         x_(rows_of<const T>(a.x)),
@@ -141,6 +142,7 @@ class Forward {
 
   void run() const {
     const int64_t units = seq_.B * seq_.H;
+    lengths_.send(stream_);
     w_ih_.pack(stream_);
     w_hh_.pack(stream_);
     launch(stream_, first_state_kernel<T>, units, seq_, h0_, p_.h);
@@ -194,6 +196,7 @@ class Forward {
   }
 
   const cudaStream_t stream_;
+  const LengthsFromHost lengths_;
   const Sequence seq_;
   const Rows<const T> h0_;
   const Rows<const Value> c0_;

@@ -44,6 +44,11 @@ void backward(const BackwardArgs& a, void* memory) {
   Kernel::run(a, memory);
 }
 
+void wait(int device, void* stream) {
+  const OnDevice guard(device);
+  FASTRNN_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
 template <template <class> class C, class T>
   requires IsCell<C, Vec<Compute<T>>>
 constexpr KernelTable::Kernel kKernel = {nothing_to_pack,
@@ -60,7 +65,11 @@ struct Kernels {
 };
 
 constexpr auto kKernels = per_cell<Kernels>();
-constexpr KernelTable kTable = {"cuda", supported, kKernels.of, "no CUDA device"};
+constexpr KernelTable kTable = {.name = "cuda",
+                                .supported = supported,
+                                .kernels = kKernels.of,
+                                .unavailable = "no CUDA device",
+                                .wait = wait};
 
 }  // namespace cuda
 }  // namespace

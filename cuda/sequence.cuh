@@ -56,13 +56,16 @@ struct Sequence {
   const int64_t* lengths;           // [B] or null
   Rows<const uint8_t> mask, reset;  // [T, B] or null
 
-  explicit Sequence(const ForwardArgs& a)
+  // `copy`: where lengths of the host lie on the device
+  explicit Sequence(const ForwardArgs& a, const int64_t* copy = nullptr)
       : T(a.x.shape[0]),
         B(a.x.shape[1]),
         I(a.x.shape[2]),
         H(a.w_hh.shape[1]),
         reverse(a.reverse),
-        lengths(a.lengths.present ? static_cast<const int64_t*>(a.lengths.data) : nullptr),
+        lengths(copy                ? copy
+                : a.lengths.present ? static_cast<const int64_t*>(a.lengths.data)
+                                    : nullptr),
         mask(flags_of(a.mask)),
         reset(flags_of(a.reset)) {}
 
@@ -93,6 +96,27 @@ struct Sequence {
   }
 
   bool has_idle_steps() const { return lengths || mask; }
+};
+
+// Lengths that lie on the host, beside arrays that do not, are copied.
+class LengthsFromHost {
+ public:
+  LengthsFromHost(const ForwardArgs& a, Arena& arena)
+      : host_(a.lengths.present && a.lengths.device == kHost && a.x.device != kHost ? a.lengths.data
+                                                                                    : nullptr),
+        bytes_(static_cast<size_t>(a.x.shape[1]) * sizeof(int64_t)),
+        copy_(host_ ? arena.take<int64_t>(a.x.shape[1]) : nullptr) {}
+
+  const int64_t* copy() const { return copy_; }
+  void send(cudaStream_t stream) const {  // memory that is not pinned has been read when it returns
+    if (host_ && bytes_ > 0)
+      FASTRNN_CUDA_CHECK(cudaMemcpyAsync(copy_, host_, bytes_, cudaMemcpyHostToDevice, stream));
+  }
+
+ private:
+  const void* host_;
+  size_t bytes_;
+  int64_t* copy_;
 };
 
 // What a thread of a launch over [rows, units] works on.

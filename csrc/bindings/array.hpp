@@ -1,6 +1,6 @@
 // Python arrays to Tensor views and back. NumPy arrays are taken as they are; anything else that
 // speaks DLPack on the CPU goes through numpy.from_dlpack without a copy, and results are handed
-// back by its own framework's from_dlpack.
+// back by its own framework's from_dlpack. Arrays of a device stay there (device_array.hpp).
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -10,13 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "bindings/device_array.hpp"
 #include "errors.hpp"
 #include "fastrnn.hpp"
 #include "memory.hpp"
 
 namespace fastrnn::bindings {
-
-namespace py = pybind11;
 
 inline std::string type_name(py::handle object) {
   return py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
@@ -50,6 +49,7 @@ inline DType dtype_of(const std::string& function, const char* name, const py::a
     if (dtype.num() == py::dtype::of<float>().num()) return DType::kFloat32;
     if (dtype.num() == py::dtype::of<double>().num()) return DType::kFloat64;
     if (dtype.num() == py::dtype::of<bool>().num()) return DType::kBool;
+    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::kFloat16;
   }
   throw TypeError(argument(function, name) +
                   " must be of dtype float32 or float64 (mask, reset: bool), got " +
@@ -89,8 +89,60 @@ inline Tensor view_of(const py::array& array, DType dtype) {
   return tensor;
 }
 
-inline Held hold(const std::string& function, const char* name, py::handle object, Access access) {
+inline TypeError elsewhere(const std::string& function, const char* name, int device,
+                           const Place& place) {
+  return TypeError(argument(function, name) + " must be on " + place.name() + " as x is, got " +
+                   Place{device}.name());
+}
+
+inline Held hold_on_device(const std::string& function, const char* name, py::handle object,
+                           Access access, const Place& place) {
+  if (!py::hasattr(object, "__dlpack__")) {
+    throw TypeError(argument(function, name) + " must be on " + place.name() +
+                    " as x is and speak DLPack, got " + type_name(object));
+  }
+  if (const int device = device_of(object); device != place.device)
+    throw elsewhere(function, name, device, place);
+  py::object capsule;
+  try {
+    capsule = capsule_of(object, place);
+  } catch (py::error_already_set& error) {
+    py::raise_from(
+        error, PyExc_TypeError,
+        (argument(function, name) + " of type " + type_name(object) +
+         " cannot be read through DLPack as an array of " + place.name() + " without gradients")
+            .c_str());
+    throw py::error_already_set();
+  }
+  const dlpack::Tensor& seen = tensor_in(capsule);
+  const std::optional<DType> dtype = dtype_of(seen.dtype);
+  if (!dtype) {
+    throw TypeError(argument(function, name) +
+                    " must be of dtype float16, bfloat16, float32 or float64 (mask, reset: bool, "
+                    "lengths: int64), got " +
+                    py::cast<std::string>(py::str(object.attr("dtype"))));
+  }
+  const Tensor tensor = view_of(seen, *dtype);
+  const int last = tensor.rank - 1;
+  const bool unit =
+      last < 0 || last >= kMaxRank || tensor.shape[last] <= 1 || tensor.stride[last] == 1;
+  if (access != Access::kAnyStride && !unit) {
+    const py::object packed = py::hasattr(object, "contiguous")
+                                  ? object.attr("contiguous")()
+                                  : framework_of(object).attr("ascontiguousarray")(object);
+    return hold_on_device(function, name, packed, access, place);
+  }
+  return {capsule, tensor};
+}
+
+inline Held hold(const std::string& function, const char* name, py::handle object, Access access,
+                 const Place& place = {}) {
   if (object.is_none()) return {};
+  if (!place.on_host()) return hold_on_device(function, name, object, access, place);
+  if (!py::isinstance<py::array>(object)) {
+    if (const int device = device_of(object); device != kHost)
+      throw elsewhere(function, name, device, place);
+  }
   py::array array = to_numpy(function, name, object);
   const DType dtype = dtype_of(function, name, array);
   const bool scattered = access == Access::kContiguous && !(array.flags() & py::array::c_style);
@@ -103,8 +155,12 @@ inline Held hold(const std::string& function, const char* name, py::handle objec
 
 // The core's own copy: the caller may change the original while a kernel or a saved result relies
 // on it.
-inline Held copy_lengths(const std::string& function, py::handle object) {
+inline Held copy_lengths(const std::string& function, py::handle object, const Place& place) {
   if (object.is_none()) return {};
+  if (const int device = device_of(object); device != kHost) {
+    if (device != place.device) throw elsewhere(function, "lengths", device, place);
+    return hold_on_device(function, "lengths", object, Access::kContiguous, place);
+  }
   const py::module_ numpy = py::module_::import("numpy");
   const bool has_array = py::isinstance<py::array>(object) || py::hasattr(object, "__dlpack__");
   py::array array =
@@ -119,8 +175,10 @@ inline Held copy_lengths(const std::string& function, py::handle object) {
   return {array, view_of(array, DType::kInt64)};
 }
 
-inline Held copy_flags(const std::string& function, const char* name, py::handle object) {
+inline Held copy_flags(const std::string& function, const char* name, py::handle object,
+                       const Place& place) {
   if (object.is_none()) return {};
+  if (!place.on_host()) return hold_on_device(function, name, object, Access::kAnyStride, place);
   const py::array array = to_numpy(function, name, object);
   if (array.dtype().kind() != 'b') {
     throw TypeError(argument(function, name) + " must be of dtype bool, got " +
@@ -130,10 +188,18 @@ inline Held copy_flags(const std::string& function, const char* name, py::handle
   return {copy, view_of(copy, DType::kBool)};
 }
 
-// Contents are undefined.
-inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape) {
-  const py::dtype type =
-      dtype == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<double>();
+// Contents are undefined. On a device: of the framework of `like`, and of its dtype or float32.
+inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape, const Place& place = {},
+                      py::handle like = {}, DType like_dtype = DType::kFloat32) {
+  if (!place.on_host()) {
+    const py::object array = new_like(like, shape, dtype == like_dtype ? nullptr : "float32");
+    Held held = hold_on_device("fastrnn", "result", array, Access::kContiguous, place);
+    held.owner = array;
+    return held;
+  }
+  const py::dtype type(dtype == DType::kFloat16   ? "float16"
+                       : dtype == DType::kFloat32 ? "float32"
+                                                  : "float64");
   int64_t bytes = type.itemsize();
   for (const py::ssize_t size : shape) bytes *= size;
   if (bytes < kLarge) {
@@ -155,13 +221,8 @@ inline void swap_first_two(Tensor& tensor) {
 
 // `array` as an array of the framework that `like` belongs to
 inline py::object to_kind_of(py::handle like, const py::object& array) {
-  if (array.is_none() || py::isinstance<py::array>(like)) return array;
-  const std::string module = py::cast<std::string>(py::type::handle_of(like).attr("__module__"));
-  const py::object framework =
-      py::hasattr(like, "__array_namespace__")
-          ? like.attr("__array_namespace__")()
-          : py::object(py::module_::import(module.substr(0, module.find('.')).c_str()));
-  return framework.attr("from_dlpack")(array);
+  if (!py::isinstance<py::array>(array) || py::isinstance<py::array>(like)) return array;
+  return framework_of(like).attr("from_dlpack")(array);
 }
 
 }  // namespace fastrnn::bindings

@@ -10,8 +10,8 @@
 namespace fastrnn::bindings::dlpack {
 
 constexpr uint32_t kMajorVersion = 1;
-constexpr int32_t kCPU = 1;
-constexpr uint8_t kInt = 0, kFloat = 2, kBool = 6;
+constexpr int32_t kCPU = 1, kCUDA = 2, kCUDAManaged = 13;
+constexpr uint8_t kInt = 0, kFloat = 2, kBFloat = 4, kBool = 6;
 
 struct Device {
   int32_t type;
@@ -57,7 +57,7 @@ struct ExchangeAPI {
   void* managed_from_object;
   int (*to_object)(ManagedTensor* tensor, void** object);  // takes it over; may be null
   int (*view)(void* object, Tensor* out);                  // borrows from the object; may be null
-  void* current_stream;
+  int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
 };
 
 // The exchange API of the object's type, or null. A framework keeps it for the life of the process;

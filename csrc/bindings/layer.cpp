@@ -21,15 +21,6 @@
 namespace fastrnn::bindings {
 namespace {
 
-std::optional<DType> dtype_of(dlpack::DataType dtype) {
-  if (dtype.lanes != 1) return {};
-  if (dtype.code == dlpack::kFloat && dtype.bits == 32) return DType::kFloat32;
-  if (dtype.code == dlpack::kFloat && dtype.bits == 64) return DType::kFloat64;
-  if (dtype.code == dlpack::kInt && dtype.bits == 64) return DType::kInt64;
-  if (dtype.code == dlpack::kBool && dtype.bits == 8) return DType::kBool;
-  return {};
-}
-
 bool negated(py::handle tensor) {  // DLPack does not tell that the sign is still to be flipped
   static PyObject* const kIsNeg = PyUnicode_InternFromString("is_neg");
   return !tensor.is_none() && own(PyObject_CallMethodNoArgs(tensor.ptr(), kIsNeg)).ptr() == Py_True;
@@ -59,7 +50,8 @@ struct Layer {
   const char* function;
   const Plan& plan;
   int threads;
-  const KernelTable& backend = find_backend(nullptr);
+  const KernelTable* backend = nullptr;
+  Place place;  // where x lies, and so all others
   bool step = false;
   std::vector<py::object> owners;
 
@@ -83,22 +75,35 @@ struct Layer {
     dlpack::Tensor seen;
     const bool visible = api->view(object.ptr(), &seen) == 0;
     if (!visible) PyErr_Clear();  // a tensor without memory: meta
-    const std::optional<DType> dtype = visible ? dtype_of(seen.dtype) : std::nullopt;
-    if (!dtype || seen.device.type != dlpack::kCPU) {
-      throw TypeError(argument(function, name) + " must be on the CPU and float32 or float64");
+    const std::optional<DType> dtype = visible ? bindings::dtype_of(seen.dtype) : std::nullopt;
+    const bool readable = visible && (seen.device.type == dlpack::kCPU ||
+                                      (seen.device.type == dlpack::kCUDA && api->current_stream));
+    if (!dtype || !readable) {
+      throw TypeError(argument(function, name) +
+                      " must be on the CPU or a CUDA device, of a dtype that the core knows");
     }
-    Tensor tensor;
-    tensor.data = static_cast<char*>(seen.data) + seen.byte_offset;
-    tensor.present = true;
-    tensor.dtype = *dtype;
-    tensor.rank = seen.ndim;
-    int64_t size = 1;
-    for (int i = seen.ndim - 1; i >= 0; size *= seen.shape[i--]) {
-      if (i >= kMaxRank) continue;
-      tensor.shape[i] = seen.shape[i];
-      tensor.stride[i] = seen.strides ? seen.strides[i] : size;
+    return view_of(seen, *dtype);
+  }
+
+  Tensor take_x(py::handle object) {
+    const Tensor x = take("x", object);
+    place.device = x.device;
+    if (place.on_host()) {
+      backend = &find_backend(nullptr);
+    } else {
+      backend = &cuda_backend(function, place);
+      find_stream(object, place);
     }
-    return tensor;
+    return x;
+  }
+
+  py::object empty(py::handle like, const Shape& shape, DType dtype) const {
+    return new_tensor(like, shape, dtype, place.device);
+  }
+  // of what is kept of c
+  py::object empty_c(py::handle like, const Shape& shape, DType dtype) const {
+    if (compute_dtype(dtype) == dtype) return empty(like, shape, dtype);
+    return new_like(like, {shape.size, shape.size + shape.rank}, "float32");
   }
 
   // what a forward call returned: its shape is known, it was written densely
@@ -212,7 +217,7 @@ void take_weights(Layer& layer, Tensors objects, Inputs& in) {
 
 Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0) {
   Inputs in;
-  in.x = layer.unit_last_stride("x", layer.take("x", x));
+  in.x = layer.unit_last_stride("x", layer.take_x(x));
   layer.step = in.x.rank == 2;
   in.h0 = layer.unit_last_stride("h0", layer.take("h0", h0));
   in.c0 = layer.unit_last_stride("c0", layer.take("c0", c0));
@@ -239,6 +244,7 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   a.cell = layer.plan.cell;
   a.reverse = d == 1;
   a.threads = layer.threads;
+  a.stream = layer.place.stream;
   a.x = layer.time_major(in.x);
   const Tensor* w = &in.weights[static_cast<size_t>(d) * in.each];
   a.w_ih = w[0];
@@ -250,7 +256,7 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   a.lengths = in.lengths;
   a.mask = layer.time_major(in.mask);
   a.reset = layer.time_major(in.reset);
-  check_forward(layer.function, layer.backend, a,
+  check_forward(layer.function, *layer.backend, a,
                 layer.step               ? Layout::kStep
                 : layer.plan.batch_first ? Layout::kBatchFirst
                                          : Layout::kTimeMajor);
@@ -294,9 +300,23 @@ struct Outputs {
   Tensor y, h_n, c_n, c, reserve;  // y in the caller's layout
 };
 
-void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
+// Memory of the device for a call on `x`, empty on the host.
+struct DeviceWorkspace {
+  py::object owner;
+  void* data = nullptr;
+
+  DeviceWorkspace(py::handle x, int64_t bytes) {
+    if (bytes == 0) return;
+    owner = new_like(x, {bytes}, "uint8");
+    dlpack::Tensor seen;
+    if (dlpack::exchange_api(owner)->view(owner.ptr(), &seen) != 0) throw py::error_already_set();
+    data = seen.data;
+  }
+};
+
+void run(const Layer& layer, py::handle x, const Inputs& in, Calls& calls, const Outputs& out,
          WeightCache* cache) {
-  const KernelTable& backend = layer.backend;
+  const KernelTable& backend = *layer.backend;
   const Tensor y = layer.time_major(layer.step ? out.h_n : out.y);
   const KeptUnits units = layer.plan.kept(calls.H, in.projected);
   std::array<WeightCache::Kept, 2> kept;
@@ -308,15 +328,21 @@ void run(const Layer& layer, const Inputs& in, Calls& calls, const Outputs& out,
     a.c_n = layer.at(out.c_n, "c_n", d);
     a.c = layer.saved_at(layer.step ? out.c_n : out.c, "c", d);
     set_reserve(calls, units, layer.saved_at(out.reserve, "reserve", d), a);
-    if (cache && !a.family.on) kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
+    if (cache && !a.family.on && layer.place.on_host())
+      kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
     if (kept[i]) a.packed = kept[i]->packed.get();
   }
+  int64_t bytes = 0;
+  for (const ForwardArgs& a : calls.of) {
+    if (a.x.present) bytes = std::max(bytes, device_workspace(backend, a));
+  }
+  const DeviceWorkspace workspace(x, bytes);
   // letting other threads in costs as much as a step of a small layer
   constexpr int64_t kWorth = 1 << 17;
   std::optional<py::gil_scoped_release> release;
   if (calls.products() >= kWorth) release.emplace();
   for (int d = 0; d < layer.plan.directions; ++d)
-    forward(backend, calls.of[static_cast<size_t>(d)]);
+    forward(backend, calls.of[static_cast<size_t>(d)], workspace.data);
 }
 
 int find_cell(const std::string& name) {
@@ -369,17 +395,17 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
 
   const py::handle x = inputs[0];
   py::object y = py::none(), c_n = py::none(), c = py::none(), reserve = py::none();
-  if (!layer.step) y = new_tensor(x, layer.sequence_shape(T, B, D * P), dtype);
-  const py::object h_n = new_tensor(x, layer.state_shape(B, P), dtype);
-  if (has_c) c_n = new_tensor(x, layer.state_shape(B, H), dtype);
-  if (has_c && save && !layer.step) c = new_tensor(x, layer.saved_shape(T, B, H), dtype);
-  if (kept > 0 && save) reserve = new_tensor(x, layer.saved_shape(T, B, kept), dtype);
+  if (!layer.step) y = layer.empty(x, layer.sequence_shape(T, B, D * P), dtype);
+  const py::object h_n = layer.empty(x, layer.state_shape(B, P), dtype);
+  if (has_c) c_n = layer.empty_c(x, layer.state_shape(B, H), dtype);
+  if (has_c && save && !layer.step) c = layer.empty_c(x, layer.saved_shape(T, B, H), dtype);
+  if (kept > 0 && save) reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype);
   const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
                        layer.take("c", c), layer.take("reserve", reserve)};
-  if (filled && out.reserve.present) {
+  if (filled && out.reserve.present && layer.place.on_host()) {  // CUDA fills it itself
     std::memset(out.reserve.data, 0, static_cast<size_t>(D * T * B * kept * item_size(dtype)));
   }
-  run(layer, in, calls, out, cache);
+  run(layer, x, in, calls, out, cache);
   return py::make_tuple(y, h_n, c_n, c, reserve);
 }
 
@@ -398,7 +424,7 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
     throw ValueError(argument(layer.function, "wanted") + " must be of x, h0, c0 and the weights");
 
   const Tensor y_ = layer.time_major(layer.take("y", y, layer.sequence_shape(T, B, D * P), dtype));
-  const Tensor c_ = layer.take("c", c, layer.saved_shape(T, B, H), dtype);
+  const Tensor c_ = layer.take("c", c, layer.saved_shape(T, B, H), compute_dtype(dtype));
   const Tensor reserve_ =
       layer.take("reserve", reserve, layer.saved_shape(T, B, kept.all()), dtype);
   if (!y_.present || (layer.info().states == 2) != c_.present ||
@@ -415,7 +441,10 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
   py::list gradients(wanted.size());
   const py::handle x = inputs[0];
   const auto gradient = [&](size_t i, const Shape& shape) -> Tensor {
-    gradients[i] = wanted[i] ? new_tensor(x, shape, dtype) : py::none();
+    constexpr size_t kC0 = 2;
+    gradients[i] = !wanted[i] ? py::none()
+                   : i == kC0 ? layer.empty_c(x, shape, dtype)
+                              : layer.empty(x, shape, dtype);
     return layer.take("gradient", gradients[i]);
   };
   const bool two_dx = D == 2;
@@ -452,10 +481,16 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
     a.dh0 = layer.at(dh0_, "dh0", d);
     a.dc0 = layer.at(dc0_, "dc0", d);
   }
+  int64_t bytes = 0;
+  for (int d = 0; d < plan.directions; ++d) {
+    const BackwardArgs& a = backward_calls[static_cast<size_t>(d)];
+    bytes = std::max(bytes, device_workspace(*layer.backend, a));
+  }
+  const DeviceWorkspace workspace(x, bytes);
   {
     const py::gil_scoped_release release;
     for (int d = 0; d < plan.directions; ++d)
-      backward(layer.backend, backward_calls[static_cast<size_t>(d)]);
+      backward(*layer.backend, backward_calls[static_cast<size_t>(d)], workspace.data);
   }
   return gradients;
 }
@@ -480,7 +515,9 @@ py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle
   Inputs in = take_inputs(layer, x, h0, c0);
   const Tensors all = tensors_of(layer.function, "weights", weights);
   const int64_t D = plan.directions, L = static_cast<int64_t>(caches.size());
-  if (in.x.rank != 3 || in.x.shape[plan.batch_first ? 1 : 0] == 0 || L == 0) return py::none();
+  if (!layer.place.on_host() || in.x.rank != 3 || in.x.shape[plan.batch_first ? 1 : 0] == 0 ||
+      L == 0)
+    return py::none();
   const Tensor h0_ = in.h0, c0_ = in.c0;
   for (const Tensor* state : {&h0_, &c0_}) {
     if (state->present && (state->rank != 3 || state->shape[0] != L * D)) return py::none();
@@ -517,7 +554,7 @@ py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle
     }
     out.h_n = rows_of(h_n_, l * D, D);
     out.c_n = rows_of(c_n_, l * D, D);
-    run(layer, in, calls, out, caches[static_cast<size_t>(l)]);
+    run(layer, x, in, calls, out, caches[static_cast<size_t>(l)]);
     in.x = out.y;
     out.y = whole;
   }
@@ -560,7 +597,7 @@ py::object cell_step(const Plan& plan, int threads, const py::dict& parameters, 
   if (weights.empty()) return py::none();
   Layer layer("cell_step", plan, threads);
   Inputs in = take_inputs(layer, x, h, c);
-  if (!layer.step) return py::none();
+  if (!layer.step || !layer.place.on_host()) return py::none();
   take_weights(layer, {weights.data(), weights.size()}, in);
   Calls calls(layer, in);
   const Shape shape = layer.state_shape(calls.B, calls.H);
@@ -572,7 +609,7 @@ py::object cell_step(const Plan& plan, int threads, const py::dict& parameters, 
     c_n = new_tensor(x, shape, in.x.dtype);
     out.c_n = layer.take("c_n", c_n);
   }
-  run(layer, in, calls, out, &cache);
+  run(layer, x, in, calls, out, &cache);
   if (!c_n) return h_n;
   return py::make_tuple(h_n, c_n);
 } catch (const TypeError&) {

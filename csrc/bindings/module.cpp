@@ -32,6 +32,17 @@ const KernelTable& backend_of(const std::optional<std::string>& name) {
   return find_backend(name ? name->c_str() : nullptr);
 }
 
+// The backend of arrays that lie there.
+const KernelTable& backend_of(const std::string& function, const std::optional<std::string>& name,
+                              const Place& place) {
+  if (place.on_host()) return backend_of(name);
+  if (name && *name != "cuda") {
+    throw ValueError(argument(function, "backend") + " must be cuda for arrays on " + place.name() +
+                     ", got " + *name);
+  }
+  return cuda_backend(function, place);
+}
+
 // The arrays of one call, and the views of them that the core gets.
 struct Call {
   std::string function;
@@ -41,6 +52,7 @@ struct Call {
   ForwardArgs args;
   std::vector<py::object> owners;
   py::object like;  // the caller's x: results are of its kind
+  Place place;      // of all arrays
 
   const CellInfo& cell() const { return *cell_info(args.cell); }
   int64_t T() const { return args.x.shape[0]; }
@@ -56,7 +68,7 @@ struct Call {
   }
 
   Tensor take(const char* name, py::handle object, Access access) {
-    return keep(hold(function, name, object, access));
+    return keep(hold(function, name, object, access, place));
   }
 
   Tensor time_major(Tensor tensor) const {
@@ -65,28 +77,48 @@ struct Call {
   }
 
   // a new array [T, B, last] in the caller's layout, and its time-major view
-  py::object allocate_sequence(int64_t last, Tensor& view) const {
-    Held held = layout == Layout::kBatchFirst ? new_array(args.x.dtype, {B(), T(), last})
-                                              : new_array(args.x.dtype, {T(), B(), last});
+  py::object allocate_sequence(int64_t last, Tensor& view, bool of_c = false) const {
+    const bool batch_first = layout == Layout::kBatchFirst;
+    Held held = batch_first ? allocate({B(), T(), last}, of_c) : allocate({T(), B(), last}, of_c);
     view = time_major(held.tensor);
     return held.owner;
   }
 
-  py::object allocate_matrix(int64_t rows, int64_t columns, Tensor& view) const {
-    Held held = new_array(args.x.dtype, {rows, columns});
+  py::object allocate_matrix(int64_t rows, int64_t columns, Tensor& view, bool of_c = false) const {
+    Held held = allocate({rows, columns}, of_c);
     view = held.tensor;
     return held.owner;
   }
 
   py::object allocate_vector(int64_t size, Tensor& view) const {
-    Held held = new_array(args.x.dtype, {size});
+    Held held = allocate({size});
     view = held.tensor;
     return held.owner;
   }
 
+  Held allocate(const std::vector<py::ssize_t>& shape, bool of_c = false) const {
+    const DType x = args.x.dtype;
+    return new_array(of_c ? compute_dtype(x) : x, shape, place, like, x);
+  }
+
   void run_forward() const {
+    run(args, place, [](const auto&... all) { forward(all...); });
+  }
+  void run_backward(const BackwardArgs& a, const Place& now) const {
+    run(a, now, [](const auto&... all) { backward(all...); });
+  }
+
+ private:
+  template <class Args, class Body>
+  void run(const Args& a, const Place& now, const Body& body) const {
+    Held workspace;
+    if (const int64_t bytes = device_workspace(*backend, a)) {
+      workspace.owner = new_like(like, {bytes}, "uint8");
+      workspace.tensor.data = tensor_in(capsule_of(workspace.owner, now)).data;
+    }
     const py::gil_scoped_release release;
-    forward(*backend, args);
+    body(*backend, a, workspace.tensor.data);
+    if (!now.stream_is_known) backend->wait(now.device, now.stream);
   }
 };
 
@@ -138,6 +170,10 @@ void take_family(Call& call, py::handle settings) {
 }
 
 void take_sequence(Call& call, py::handle x, py::handle h0, py::handle c0) {
+  if (!call.place.on_host()) {  // weights may have been taken on another stream
+    find_stream(x, call.place);
+    call.args.stream = call.place.stream;
+  }
   call.like = py::reinterpret_borrow<py::object>(x);
   call.args.x = call.time_major(call.take("x", x, Access::kUnitLastStride));
   call.args.h0 = call.take("h0", h0, Access::kUnitLastStride);
@@ -154,11 +190,14 @@ void take_step(Call& call, py::handle x, py::handle h, py::handle c) {
   call.args.threads = num_threads();
 }
 
+// `x`, or another array that lies where all others have to
 Call new_call(const std::string& function, const std::string& cell,
-              const std::optional<std::string>& backend) {
+              const std::optional<std::string>& backend, py::handle x) {
   Call call;
   call.function = function;
-  call.backend = &backend_of(backend);
+  if (!py::isinstance<py::array>(x)) call.place = place_of(x);
+  call.backend = &backend_of(function, backend, call.place);
+  call.args.stream = call.place.stream;
   call.args.cell = find_cell(cell);
   return call;
 }
@@ -169,7 +208,7 @@ void allocate_kept(Call& call) {
   const KeptUnits kept =
       kept_units(call.cell(), a.family.on, call.projected(), a.family.gain_ih.present, call.H());
   const auto allocate = [&](int64_t units, Tensor& view) {
-    if (units > 0) view = call.keep(new_array(a.x.dtype, {call.T(), call.B(), units}));
+    if (units > 0) view = call.keep(call.allocate({call.T(), call.B(), units}));
   };
   allocate(kept.reserve, a.reserve);
   allocate(kept.output, a.family.output);
@@ -184,18 +223,19 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
   call.layout = batch_first ? Layout::kBatchFirst : Layout::kTimeMajor;
   a.reverse = reverse;
   take_sequence(call, x, h0, c0);
-  a.lengths = call.keep(copy_lengths(call.function, lengths));
-  a.mask = call.time_major(call.keep(copy_flags(call.function, "mask", mask)));
-  a.reset = call.time_major(call.keep(copy_flags(call.function, "reset", reset)));
+  a.lengths = call.keep(copy_lengths(call.function, lengths, call.place));
+  a.mask = call.time_major(call.keep(copy_flags(call.function, "mask", mask, call.place)));
+  a.reset = call.time_major(call.keep(copy_flags(call.function, "reset", reset, call.place)));
   check_forward(call.function.c_str(), *call.backend, a, call.layout);
 
   const CellInfo& info = call.cell();
   const bool has_c = call.has_c();
   const py::object y = call.allocate_sequence(call.P(), a.y);
   const py::object h_n = call.allocate_matrix(call.B(), call.P(), a.h_n);
-  const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
-  const py::object c =
-      has_c && (save || return_cell_sequence) ? call.allocate_sequence(call.H(), a.c) : py::none();
+  const py::object c_n = has_c ? call.allocate_matrix(call.B(), call.H(), a.c_n, true) : py::none();
+  const py::object c = has_c && (save || return_cell_sequence)
+                           ? call.allocate_sequence(call.H(), a.c, true)
+                           : py::none();
   if (save) allocate_kept(call);
   const py::object gates =
       return_gates ? call.allocate_sequence(info.gates * call.H(), a.family.gates) : py::none();
@@ -220,7 +260,7 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
                      py::handle reset, bool reverse, bool batch_first, bool save,
                      bool return_cell_sequence, const std::optional<std::string>& backend,
                      py::handle settings, int threads) {
-  Call call = new_call(function, cell, backend);
+  Call call = new_call(function, cell, backend, x);
   call.threads = threads;
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   take_family(call, settings);
@@ -236,7 +276,7 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
   check_forward(call.function.c_str(), *call.backend, a, call.layout);
   const py::object h_n = call.allocate_matrix(call.B(), call.P(), a.h_n);
   const py::object c_n =
-      call.has_c() ? call.allocate_matrix(call.B(), call.H(), a.c_n) : py::none();
+      call.has_c() ? call.allocate_matrix(call.B(), call.H(), a.c_n, true) : py::none();
   a.y = one_step(a.h_n);  // over the same memory
   call.run_forward();
   return py::make_tuple(to_kind_of(call.like, h_n), to_kind_of(call.like, c_n));
@@ -245,7 +285,7 @@ py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
 py::tuple py_step(const std::string& function, const std::string& cell, py::handle x, py::handle h,
                   py::handle c, py::handle w_ih, py::handle w_hh, py::handle b_ih, py::handle b_hh,
                   const std::optional<std::string>& backend, py::handle settings) {
-  Call call = new_call(function, cell, backend);
+  Call call = new_call(function, cell, backend, x);
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   take_family(call, settings);
   return run_step(std::move(call), x, h, c);
@@ -254,7 +294,7 @@ py::tuple py_step(const std::string& function, const std::string& cell, py::hand
 Weights make_weights(const std::string& function, const std::string& cell, py::handle w_ih,
                      py::handle w_hh, py::handle b_ih, py::handle b_hh,
                      const std::optional<std::string>& backend) {
-  Weights weights{new_call(function, cell, backend), nullptr};
+  Weights weights{new_call(function, cell, backend, w_ih), nullptr};
   Call& call = weights.call;
   take_weights(call, w_ih, w_hh, b_ih, b_hh);
   call.args.threads = num_threads();
@@ -328,13 +368,16 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   BackwardArgs a;
   a.forward = call.args;
   a.forward.threads = call.threads > 0 ? call.threads : num_threads();
-  const Held dy_held = hold(function, "dy", dy, Access::kUnitLastStride);
-  const Held dh_n_held = hold(function, "dh_n", dh_n, Access::kUnitLastStride);
-  const Held dc_n_held = hold(function, "dc_n", dc_n, Access::kUnitLastStride);
+  Place place;  // the stream may be another one now
+  if (!call.place.on_host()) place = place_of(call.like);
+  a.forward.stream = place.stream;
+  const Held dy_held = hold(function, "dy", dy, Access::kUnitLastStride, place);
+  const Held dh_n_held = hold(function, "dh_n", dh_n, Access::kUnitLastStride, place);
+  const Held dc_n_held = hold(function, "dc_n", dc_n, Access::kUnitLastStride, place);
   a.dy = call.time_major(dy_held.tensor);
   a.dh_n = dh_n_held.tensor;
   a.dc_n = dc_n_held.tensor;
-  const Held dgates_held = hold(function, "dgates", dgates, Access::kContiguous);
+  const Held dgates_held = hold(function, "dgates", dgates, Access::kContiguous, place);
   a.dgates = call.time_major(dgates_held.tensor);
   a.clip = grad_clip;
   a.family = grad_clip > 0 || return_step_norms || a.dgates.present;
@@ -349,7 +392,7 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   const py::object db_ih = call.args.b_ih.present ? call.allocate_vector(GH, a.db_ih) : py::none();
   const py::object db_hh = call.args.b_hh.present ? call.allocate_vector(GH, a.db_hh) : py::none();
   const py::object dh0 = call.allocate_matrix(B, P, a.dh0);
-  const py::object dc0 = call.has_c() ? call.allocate_matrix(B, H, a.dc0) : py::none();
+  const py::object dc0 = call.has_c() ? call.allocate_matrix(B, H, a.dc0, true) : py::none();
   const auto vector_like = [&](const Tensor& of, int64_t size, Tensor& view) {
     return of.present ? call.allocate_vector(size, view) : py::object(py::none());
   };
@@ -367,10 +410,7 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
                              : call.allocate_matrix(call.T(), B, a.step_norms);
     a.step_norms = call.time_major(a.step_norms);
   }
-  {
-    const py::gil_scoped_release release;
-    backward(*call.backend, a);
-  }
+  call.run_backward(a, place);
   const auto out = [&](const py::object& array) { return to_kind_of(call.like, array); };
   if (!a.family && !f.on) {
     return py::make_tuple(out(dx), out(dw_ih), out(dw_hh), out(db_ih), out(db_hh), out(dh0),

@@ -59,13 +59,16 @@ inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape
   return own(static_cast<PyObject*>(object));
 }
 
-// A tensor of the framework of `like`, float32 or float64.
-inline pybind11::object new_tensor(pybind11::handle like, const Shape& shape, DType dtype) {
+// A tensor of the framework of `like`, on its device and of its dtype; on the CPU float32 or
+// float64.
+inline pybind11::object new_tensor(pybind11::handle like, const Shape& shape, DType dtype,
+                                   int device = kHost) {
   constexpr int64_t kSmall = 16 << 10;
   int64_t bytes = item_size(dtype);
   for (int i = 0; i < shape.rank; ++i) bytes *= shape.size[i];
   const dlpack::ExchangeAPI* api = dlpack::exchange_api(like);
-  if (api && api->to_object && bytes <= kSmall) return small_tensor(*api, shape, dtype, bytes);
+  if (device == kHost && api && api->to_object && bytes <= kSmall)
+    return small_tensor(*api, shape, dtype, bytes);
   static PyObject* const kNewEmpty = PyUnicode_InternFromString("new_empty");
   pybind11::tuple sizes(shape.rank);
   for (int i = 0; i < shape.rank; ++i)

@@ -1,8 +1,9 @@
 """One layer over a sequence, as functions: forward, backward and one step of RNN, LSTM and GRU.
 
 Shapes: T steps, B batch rows, I input, H hidden units, G gates. Arrays are NumPy's, or any that
-speak DLPack on the CPU (torch, JAX, CuPy's protocol); results are of the kind of ``x``. All are
-float32, or all float64, and are computed in that precision.
+speak DLPack (torch, JAX, CuPy), all on the CPU or all on one CUDA device; results are of the kind
+of ``x`` and lie where it does. All are float32, or all float64, and are computed in that precision;
+on a CUDA device also float16 or bfloat16, computed in float32 with c, c0 and their gradients in it.
 
 Semantics that all share:
 

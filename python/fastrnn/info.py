@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from importlib import metadata
 
@@ -32,6 +33,7 @@ def information() -> dict[str, str]:
         "processor": processor(),
         "backends": f"{', '.join(backends())} (best first)",
         "built for": ", ".join(_core.backends(compiled=True)),
+        "cuda": cuda(),
         "threads": str(get_num_threads()),
     } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
 
@@ -50,6 +52,19 @@ def installed(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def cuda() -> str:
+    """Whether arrays on a CUDA device can be computed here, and if not, what is missing."""
+    if "cuda" in backends():
+        return "ready"
+    if "cuda" not in _core.backends(compiled=True):
+        return "built without CUDA: install where nvcc is, with FASTRNN_CUDA=on"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver: libcuda.so.1 is not found"
+    return "the driver finds no device"
 
 
 def processor() -> str:

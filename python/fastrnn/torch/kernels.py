@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn._core import WeightCache
 from fastrnn.torch import recompute
+from fastrnn.torch.precision import is_half
 from fastrnn.torch.spec import Inputs, Results, Spec
 
 __all__ = ["Saved", "backward", "forward"]
@@ -25,11 +26,16 @@ def _readable(tensor: Tensor | None) -> Tensor | None:
     return tensor.resolve_neg().contiguous()
 
 
+def _wide(of_c: Tensor | None) -> Tensor | None:
+    """What is of c is in float32 where the rest is in 16 bits."""
+    return of_c.float() if of_c is not None and is_half(of_c) else _readable(of_c)
+
+
 def _all_readable(inputs: Inputs) -> tuple[object, ...]:
     x, weights, h0, c0, lengths, mask, reset, seed = inputs
     if lengths is not None:  # a copy: nobody may change it between the check and the use
         lengths = lengths.to(torch.int64, copy=True)
-    return _readable(x), weights, _readable(h0), _readable(c0), lengths, mask, reset, seed
+    return _readable(x), weights, _readable(h0), _wide(c0), lengths, mask, reset, seed
 
 
 def kept(spec: Spec, inputs: Inputs, T: int, B: int, H: int, P: int) -> tuple[int, int]:
@@ -55,7 +61,11 @@ def forward(
     if save and spec.recompute:
         return recompute.forward(spec, inputs)
     threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
-    return spec.plan.forward(threads, _all_readable(inputs), keys, save, filled, cache)
+    results: Results = spec.plan.forward(threads, _all_readable(inputs), keys, save, filled, cache)
+    y, h_n, c_n, c, reserve = results
+    if c_n is None or not is_half(inputs.x):
+        return results
+    return y, h_n, c_n.to(inputs.x.dtype), c, reserve
 
 
 def backward(
@@ -72,10 +82,22 @@ def backward(
     if spec.recompute:
         return recompute.backward(spec, inputs, saved, cotangents, wanted)
     threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
-    dy, dh_n, dc_n = (_readable(t) for t in cotangents)
+    dy, dh_n, dc_n = cotangents
+    y, c, reserve = saved
     gradients = spec.plan.backward(
-        threads, _all_readable(inputs), keys, *saved, dy, dh_n, dc_n, wanted
+        threads,
+        _all_readable(inputs),
+        keys,
+        y,
+        _wide(c),
+        reserve,
+        _readable(dy),
+        _readable(dh_n),
+        _wide(dc_n),
+        wanted,
     )
+    if gradients[2] is not None and is_half(inputs.x):
+        gradients[2] = gradients[2].to(inputs.x.dtype)
     if spec.bidirectional and wanted[0]:
         gradients[0] = torch.add(gradients[0][0], gradients[0][1])
     return gradients

@@ -3,8 +3,8 @@
 ==================================  =============================================
 where                               how
 ==================================  =============================================
-CPU tensors, no gradient wanted     the core, nothing saved
-CPU tensors, a gradient wanted      the core in a ``torch.autograd.Function``
+no gradient wanted                  the core, nothing saved
+a gradient wanted                   the core in a ``torch.autograd.Function``
 torch.compile, export, FakeTensor,
 meta, make_fx, torch.jit.trace      the operator ``fastrnn::layer``
 torch.func, forward-mode AD         the formula in torch operations
@@ -108,7 +108,7 @@ def eager(x: Tensor) -> bool:
     """Whether the core may be called at once: there is memory to read, and nobody who must see an
     operator.
     """
-    return unwatched(x) and x.is_cpu
+    return unwatched(x) and (x.is_cpu or x.is_cuda)
 
 
 def unwatched(x: Tensor) -> bool:

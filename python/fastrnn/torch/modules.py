@@ -263,6 +263,8 @@ class _Recurrent(Optional, RNNBase):
         """What `dtypes` says, or None where the core cannot take these."""
         if states is None or x.size(2) != self.input_size or not computable(x, weights[0]):
             return None
+        if x.is_cuda and (self._options or self.proj_size):
+            return None
         if states:
             rows = self.num_layers * (2 if self.bidirectional else 1)
             units = self.proj_size or self.hidden_size, self.hidden_size
@@ -321,9 +323,9 @@ class _Recurrent(Optional, RNNBase):
             if device.type in ("cpu", "meta"):
                 self._raise_as_torch(input, hx)
             raise NotImplementedError(
-                f"{type(self).__name__}: lengths, mask, reset and options beyond torch.nn's are "
-                f"computed on the CPU in float16, bfloat16, float32 and float64 alone; got "
-                f"{input.dtype} on {device}"
+                f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU alone, "
+                f"lengths, mask and reset there and, without a projection, on CUDA devices, in "
+                f"float16, bfloat16, float32 and float64; got {input.dtype} on {device}"
             )
         return super().forward(input, hx)
 
@@ -355,15 +357,18 @@ class _Rows:
         T, B = self.shape
         if self.index is None:
             return data.view(T, B, -1)
+        index = self.index.to(data.device, non_blocking=True)
         if eager(data):  # the core does not read what lies beyond a row's end
-            padded = data.new_empty(T * B, data.shape[1]).index_copy_(0, self.index, data)
+            padded = data.new_empty(T * B, data.shape[1]).index_copy_(0, index, data)
         else:
-            padded = data.new_zeros(T * B, data.shape[1]).index_copy(0, self.index, data)
+            padded = data.new_zeros(T * B, data.shape[1]).index_copy(0, index, data)
         return padded.view(T, B, -1)
 
     def pack(self, padded: Tensor) -> Tensor:
         rows = padded.flatten(0, 1)
-        return rows if self.index is None else rows.index_select(0, self.index)
+        if self.index is None:
+            return rows
+        return rows.index_select(0, self.index.to(rows.device, non_blocking=True))
 
 
 def _pair(states: Sequence[Tensor] | None) -> tuple[Tensor | None, Tensor | None]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.torch import formula, kernels
+from fastrnn.torch.precision import is_half
 from fastrnn.torch.spec import Inputs, Spec
 
 __all__ = ["layer"]
@@ -68,7 +69,10 @@ def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
         x.new_empty((x.shape[0], x.shape[1], n.D * n.P)),
         x.new_empty((n.D, n.B, n.P)),
         x.new_empty((n.D, n.B, n.H) if lstm else (0,)),
-        x.new_empty((n.D, T, n.B, n.H) if lstm and save else (0,)),
+        x.new_empty(
+            (n.D, T, n.B, n.H) if lstm and save else (0,),
+            dtype=torch.float32 if is_half(x) and lstm and save else x.dtype,
+        ),
         x.new_empty((n.D, T, n.B, kept) if kept and save else (0,)),
     )
 
@@ -90,8 +94,9 @@ def _layer_backward_fake(*arguments: Any) -> list[Tensor]:
     return [inputs.x.new_empty(shape) for shape, want in zip(shapes, wanted, strict=True) if want]
 
 
-_library.impl("layer", _layer, "CPU")  # type: ignore[no-untyped-call]
-_library.impl("layer_backward", _layer_backward, "CPU")  # type: ignore[no-untyped-call]
+for _place in ("CPU", "CUDA"):
+    _library.impl("layer", _layer, _place)  # type: ignore[no-untyped-call]
+    _library.impl("layer_backward", _layer_backward, _place)  # type: ignore[no-untyped-call]
 torch.library.register_fake("fastrnn::layer", _layer_fake, lib=_library)
 torch.library.register_fake("fastrnn::layer_backward", _layer_backward_fake, lib=_library)
 

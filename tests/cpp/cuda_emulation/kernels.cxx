@@ -1,0 +1,2 @@
+// The CUDA backend as C++ for the host.
+#include "kernels.cu"

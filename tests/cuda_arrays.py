@@ -1,0 +1,158 @@
+"""Arrays on a CUDA device through the whole interface: run by tests/test_cuda_arrays.py with a
+module whose CUDA backend runs on the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import STREAM, Array
+from shapes import CELLS, FEATURES, as_states, functions, make_case
+from tolerances import assert_close
+
+import fastrnn
+from fastrnn import reference
+
+
+def on_device(inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The arrays of a call on the device, but lengths, which stay on the host."""
+    return {
+        name: Array(value, **options)
+        if isinstance(value, np.ndarray) and name != "lengths"
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def on_host(value: Any) -> Any:
+    return None if value is None else value.data
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+def test_arrays_on_a_device_match_the_reference(cell: str, dtype: type, feature: str) -> None:
+    case = make_case(cell, 7, 4, 6, 9, dtype, seed=2, **FEATURES[feature])
+    forward, backward, _ = functions(fastrnn, cell)
+    ref_forward, ref_backward, _ = functions(reference, cell)
+    y, state, saved = forward(**on_device(case.inputs))
+    ref_y, ref_state, ref_saved = ref_forward(**case.inputs)
+    assert saved.backend == "cuda"
+    assert type(y) is Array
+    assert_close(on_host(y), ref_y, dtype, "forward", name="y")
+    for got, expected in zip(as_states(state), as_states(ref_state), strict=True):
+        assert_close(on_host(got), expected, dtype, "forward", name="state")
+    gradients = backward(saved, **on_device(case.cotangents))
+    expected_gradients = ref_backward(ref_saved, **case.cotangents)
+    for name in gradients._fields:
+        got, expected = getattr(gradients, name), getattr(expected_gradients, name)
+        assert_close(on_host(got), expected, dtype, "gradient", name=name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_float16_is_computed_in_float32_and_c_stays_in_it(cell: str) -> None:
+    case = make_case(cell, 5, 3, 6, 9, np.float16, seed=3)
+    inputs = {name: value for name, value in case.inputs.items() if name != "c0"}
+    forward, backward, _ = functions(fastrnn, cell)
+    y, state, saved = forward(**on_device(inputs))
+    ref_y, *_ = functions(reference, cell)[0](**inputs)
+    assert y.dtype == np.float16
+    assert np.abs(on_host(y) - ref_y).max() < 2e-3
+    dtypes = [on_host(s).dtype for s in as_states(state)]
+    assert dtypes == [np.float16, np.float32][: len(dtypes)]
+    assert on_host(backward(saved, y).dw_hh).dtype == np.float16
+
+
+def test_bfloat16_comes_back_as_such() -> None:
+    ones = np.full((3, 2, 4), 0x3F80, np.uint16)
+    weights = np.zeros((16, 4), np.uint16)
+    x, w = (Array(bits, bfloat16=True) for bits in (ones, weights))
+    y, (h, c), _ = fastrnn.lstm_forward(x, w, w)
+    assert y.dtype == h.dtype == "bfloat16"
+    assert c.dtype == np.float32
+    assert not on_host(y).any()
+
+
+def test_every_array_is_asked_for_on_the_stream_of_its_framework() -> None:
+    case = make_case("gru", 3, 2, 4, 5, np.float32)
+    inputs = on_device(case.inputs)
+    fastrnn.gru_forward(**inputs)
+    for name, array in inputs.items():
+        if isinstance(array, Array):
+            assert set(array.streams) == {STREAM}, name
+
+
+def test_a_framework_that_hides_its_stream_gets_the_default_one() -> None:
+    case = make_case("gru", 3, 2, 4, 5, np.float32)
+    inputs = on_device(case.inputs, cupy=False)
+    y, _, _ = fastrnn.gru_forward(**inputs)
+    assert set(inputs["x"].streams) == {1}
+    assert_close(on_host(y), reference.gru_forward(**case.inputs)[0], np.float32, "forward")
+
+
+def test_lengths_and_flags_may_lie_on_the_device() -> None:
+    case = make_case("lstm", 6, 4, 3, 5, np.float32, lengths=True)
+    expected, *_ = fastrnn.lstm_forward(**case.inputs, backend="cuda")
+    lengths = Array(np.asarray(case.inputs["lengths"], np.int64))
+    y, *_ = fastrnn.lstm_forward(
+        **on_device(case.inputs | {"lengths": None}) | {"lengths": lengths}
+    )
+    assert np.array_equal(on_host(y), expected)
+
+
+def test_lengths_on_the_device_that_are_out_of_range_count_as_the_nearest() -> None:
+    case = make_case("lstm", 6, 3, 3, 5, np.float32)
+    inputs = on_device(case.inputs)
+    wild, *_ = fastrnn.lstm_forward(**inputs, lengths=Array(np.array([-5, 2**62, 4])))
+    tame, *_ = fastrnn.lstm_forward(**inputs, lengths=Array(np.array([0, 6, 4])))
+    assert np.array_equal(on_host(wild), on_host(tame))
+
+
+def test_strided_arrays_give_the_bits_of_packed_ones() -> None:
+    case = make_case("lstm", 6, 4, 3, 5, np.float32)
+    expected, *_ = fastrnn.lstm_forward(**on_device(case.inputs))
+    x = np.repeat(case.inputs["x"], 2, axis=2)[::1, :, ::2]  # no unit stride on the last axis
+    w_hh = np.asfortranarray(case.inputs["w_hh"])
+    y, *_ = fastrnn.lstm_forward(**on_device(case.inputs | {"x": x, "w_hh": w_hh}))
+    assert np.array_equal(on_host(y), on_host(expected))
+
+
+@pytest.mark.parametrize("name", ["w_ih", "w_hh", "b_ih", "h0", "mask"])
+def test_an_array_elsewhere_is_refused_by_name(name: str) -> None:
+    case = make_case("gru", 3, 2, 4, 5, np.float32, **FEATURES["all"])
+    message = rf"gru_forward: argument '{name}' must be on cuda:0 as x is.*, got (ndarray|the CPU)"
+    with pytest.raises(TypeError, match=message):
+        fastrnn.gru_forward(**on_device(case.inputs) | {name: case.inputs[name]})
+    message = f"gru_forward: argument '{name}' must be on cuda:0 as x is, got cuda:1"
+    with pytest.raises(TypeError, match=message):
+        fastrnn.gru_forward(**on_device(case.inputs) | {name: Array(case.inputs[name], device=1)})
+    if name != "mask":
+        message = f"gru_forward: argument '{name}' must be on the CPU as x is, got cuda:0"
+        with pytest.raises(TypeError, match=message):
+            fastrnn.gru_forward(**case.inputs | {name: Array(case.inputs[name])})
+
+
+def test_another_backend_is_refused() -> None:
+    case = make_case("gru", 3, 2, 4, 5, np.float32)
+    message = "argument 'backend' must be cuda for arrays on cuda:0, got scalar"
+    with pytest.raises(ValueError, match=message):
+        fastrnn.gru_forward(**on_device(case.inputs), backend="scalar")
+
+
+def test_options_of_the_family_are_refused() -> None:
+    case = make_case("lstm", 3, 2, 4, 5, np.float32)
+    with pytest.raises(ValueError, match="backend 'cuda' has the plain layers alone"):
+        fastrnn.lstm_forward(**on_device(case.inputs), cell_clip=1.0)
+
+
+def test_a_step_gives_the_bits_of_the_sequence() -> None:
+    case = make_case("lstm", 4, 3, 5, 6, np.float32, **FEATURES["state"])
+    inputs = on_device(case.inputs)
+    y, *_ = fastrnn.lstm_forward(**inputs, save=False)
+    weights = [inputs[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    state = (inputs["h0"], inputs["c0"])
+    for t in range(4):
+        state = fastrnn.lstm_step(Array(case.inputs["x"][t]), state, *weights)
+        assert np.array_equal(on_host(state[0]), on_host(y)[t])

@@ -1,0 +1,48 @@
+"""Arrays on a CUDA device without one: the extension module with its CUDA backend compiled for the
+host, given arrays that pass for a device's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, attempt, run
+
+# of torch's modules: what the CUDA backend computes, without the options and projections; whole
+# stacks in one call are the CPU's
+MODULES = "not proj and not option and not recompute and not nothing_is_kept"
+
+
+@pytest.fixture(scope="module")
+def site(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package and that module."""
+    run("cmake", "--build", build, "--target", "core_emulated")
+    (module,) = (build / "emulated").glob("_core*")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "python" / "fastrnn", folder / "fastrnn")
+    (original,) = build.glob("_core.*.so")
+    shutil.copy(module, folder / "fastrnn" / original.name)
+    return folder
+
+
+def run_tests(site: Path, *arguments: str) -> str:
+    done = attempt(
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments),
+        env={"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'tests'}"},
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_arrays_on_a_device(site: Path) -> None:
+    assert int(run_tests(site, "tests/cuda_arrays.py").split(" passed")[0].split()[-1]) > 50
+
+
+def test_torch_modules_on_a_device(site: Path) -> None:
+    """The tests of the modules themselves, every tensor on the device."""
+    said = run_tests(site, "-p", "fake_cuda", "tests/test_torch_modules.py", "-k", MODULES)
+    assert int(said.split(" passed")[0].split()[-1]) > 50
