@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -30,8 +31,11 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def build() -> Path:
     """A build of the working tree: objects, module with symbols, C++ tests, compile commands."""
-    run("cmake", "--preset", "default", f"-DPython_EXECUTABLE={sys.executable}")
-    run("cmake", "--build", "--preset", "default")
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / "lock", "w") as lock:  # pytest has several workers
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("cmake", "--preset", "default", f"-DPython_EXECUTABLE={sys.executable}")
+        run("cmake", "--build", "--preset", "default")
     return ROOT / "build" / "default"
 
 
