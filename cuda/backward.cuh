@@ -170,6 +170,7 @@ class Backward {
   Backward(const BackwardArgs& a, Arena& arena)
       : a_(a),
         stream_(static_cast<cudaStream_t>(a.forward.stream)),
+        cublas_(arena),
         lengths_(a.forward, arena),
         seq_(a.forward, lengths_.copy()),
         rows_(seq_.T * seq_.B),
@@ -198,6 +199,7 @@ class Backward {
   }
 
   void run() const {
+    cublas_.begin(stream_);
     lengths_.send(stream_);
     w_ih_.pack(stream_);
     w_hh_.pack(stream_);
@@ -240,13 +242,14 @@ class Backward {
   // out [B, H] from the gates [first, last)
   void recurrent_product(int first, int last, Value* out, bool accumulate) const {
     const int64_t H = seq_.H;
-    multiply<T, Value>(stream_, {seq_.B,
-                                 H,
-                                 (last - first) * H,
-                                 {p_.dgates_h + first * H, G * H, 1},
-                                 w_hh_.matrix().from_row(first * H),
-                                 {out, H, 1},
-                                 accumulate});
+    multiply<T, Value>(cublas_, stream_,
+                       {seq_.B,
+                        H,
+                        (last - first) * H,
+                        {p_.dgates_h + first * H, G * H, 1},
+                        w_hh_.matrix().from_row(first * H),
+                        {out, H, 1},
+                        accumulate});
   }
 
   void input_gradient() const {
@@ -255,7 +258,8 @@ class Backward {
     T* const out = dx_is_matrix_ ? static_cast<T*>(a_.dx.data) : input_;
     const int64_t stride = dx_is_matrix_ ? a_.dx.stride[1] : I;
     multiply<T, T>(
-        stream_, {rows_, I, G * H, {p_.dgates, D * H, 1}, w_ih_.matrix(), {out, stride, 1}, false});
+        cublas_, stream_,
+        {rows_, I, G * H, {p_.dgates, D * H, 1}, w_ih_.matrix(), {out, stride, 1}, false});
     if (!dx_is_matrix_)
       launch(stream_, scatter_kernel<T>, rows_ * I, seq_, static_cast<const T*>(input_), I,
              rows_of<T>(a_.dx));
@@ -296,13 +300,14 @@ class Backward {
                       int64_t width, const Tensor& dw) const {
     const int64_t H = seq_.H;
     const Matrix<T> out = {static_cast<T*>(dw.data), dw.stride[0], dw.stride[1]};
-    multiply<T, T>(stream_, {(last_gate - first_gate) * H,
-                             width,
-                             rows_,
-                             {p_.dgates + first_slot * H, 1, D * H},
-                             right,
-                             out.from_row(first_gate * H),
-                             a_.accumulate});
+    multiply<T, T>(cublas_, stream_,
+                   {(last_gate - first_gate) * H,
+                    width,
+                    rows_,
+                    {p_.dgates + first_slot * H, 1, D * H},
+                    right,
+                    out.from_row(first_gate * H),
+                    a_.accumulate});
   }
 
   void bias_gradients() const {
@@ -326,6 +331,7 @@ class Backward {
 
   const BackwardArgs& a_;
   const cudaStream_t stream_;
+  const CublasCall cublas_;
   const LengthsFromHost lengths_;
   const Sequence seq_;
   const int64_t rows_;

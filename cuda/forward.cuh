@@ -114,6 +114,7 @@ class Forward {
 
   Forward(const ForwardArgs& a, Arena& arena)
       : stream_(static_cast<cudaStream_t>(a.stream)),
+        cublas_(arena),
         lengths_(a, arena),
         seq_(a, lengths_.copy()),
         h0_(rows_of<const T>(a.h0)),
@@ -142,6 +143,7 @@ class Forward {
 
   void run() const {
     const int64_t units = seq_.B * seq_.H;
+    cublas_.begin(stream_);
     lengths_.send(stream_);
     w_ih_.pack(stream_);
     w_hh_.pack(stream_);
@@ -163,7 +165,8 @@ class Forward {
       x = {gathered_, I, 1};
     }
     const int64_t GH = G * seq_.H;
-    multiply<T, Value>(stream_, {steps * seq_.B, GH, I, x, w_ih_.matrix(), {gx_, GH, 1}, false});
+    multiply<T, Value>(cublas_, stream_,
+                       {steps * seq_.B, GH, I, x, w_ih_.matrix(), {gx_, GH, 1}, false});
   }
 
   void step(int64_t s, Value* gx) const {
@@ -186,16 +189,18 @@ class Forward {
   // of the gates [first, last)
   void recurrent_product(Matrix<const T> left, int first, int last) const {
     const int64_t H = seq_.H, GH = G * H;
-    multiply<T, Value>(stream_, {seq_.B,
-                                 (last - first) * H,
-                                 H,
-                                 left,
-                                 w_hh_.matrix().from_column(first * H),
-                                 {gh_ + first * H, GH, 1},
-                                 false});
+    multiply<T, Value>(cublas_, stream_,
+                       {seq_.B,
+                        (last - first) * H,
+                        H,
+                        left,
+                        w_hh_.matrix().from_column(first * H),
+                        {gh_ + first * H, GH, 1},
+                        false});
   }
 
   const cudaStream_t stream_;
+  const CublasCall cublas_;
   const LengthsFromHost lengths_;
   const Sequence seq_;
   const Rows<const T> h0_;

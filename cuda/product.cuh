@@ -12,7 +12,7 @@
 
 #include <cmath>
 
-#include "device.cuh"
+#include "cublas.cuh"
 
 namespace fastrnn {
 namespace {
@@ -82,8 +82,45 @@ __global__ void __launch_bounds__(kThreads, 2) product_kernel(ProductData<T, Out
   }
 }
 
+// A factor as cuBLAS sees it, by columns: its transpose where its rows are packed.
+template <class T>
+struct ByColumns {
+  bool possible;
+  int operation;
+  int64_t stride;
+
+  ByColumns(const Matrix<const T>& matrix, int64_t rows, int64_t columns)
+      : possible(true), operation(CublasTypes::kPlain), stride(matrix.row) {
+    if (matrix.column == 1 && matrix.row >= columns) return;
+    operation = CublasTypes::kTransposed;
+    stride = matrix.column;
+    possible = matrix.row == 1 && matrix.column >= rows;
+  }
+};
+
+// By cuBLAS: out^T = b^T a^T by columns. false: the factors or the result do not lie so that it
+// can, or it is not worth it.
 template <class T, class Out>
-void multiply(cudaStream_t stream, const ProductData<T, Out>& p) {
+bool multiply_by_cublas(const CublasCall& call, const ProductData<T, Out>& p) {
+  constexpr int64_t kWorth = 1 << 14;  // multiply-adds
+  if (!call.library() || p.M * p.N * p.K < kWorth) return false;
+  const ByColumns<T> a(p.a, p.M, p.K), b(p.b, p.K, p.N);
+  if (!a.possible || !b.possible || p.out.column != 1 || p.out.row < p.N) return false;
+  using Sum = Compute<T>;
+  const Sum one = 1, start = p.accumulate ? 1 : 0;
+  const int compute = sizeof(Sum) == 8 ? CublasTypes::kCompute64 : CublasTypes::kCompute32;
+  Cublas::check(
+      call.library()->gemm(call.library()->handle(), b.operation, a.operation, p.N, p.M, p.K, &one,
+                           p.b.data, CublasTypes::of<T>(), b.stride, p.a.data, CublasTypes::of<T>(),
+                           a.stride, &start, p.out.data, CublasTypes::of<Out>(), p.out.row, compute,
+                           CublasTypes::kDefaultAlgorithm),
+      "cublasGemmEx");
+  return true;
+}
+
+template <class T, class Out>
+void multiply(const CublasCall& cublas, cudaStream_t stream, const ProductData<T, Out>& p) {
+  if (multiply_by_cublas(cublas, p)) return;
   launch(stream, product_kernel<T, Out>,
          divide_up(p.M, TileTraits::kRows) * divide_up(p.N, TileTraits::kColumns), p);
 }

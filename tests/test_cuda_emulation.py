@@ -64,12 +64,17 @@ def run_emulated(
             )
         )
 
-    def run_folder(cuda: Path) -> CompletedProcess[str]:
-        kernels = compile_object(
-            "cuda", cuda / "kernels.cu", *WATCHED, f"-I{EMULATION}", f"-I{cuda}", "-xc++"
-        )
-        run(compiler, "-fsanitize=address", "-pthread", *objects, kernels, "-o", folder / "test")
-        return attempt(folder / "test")
+    built: list[Path] = []
+
+    def run_folder(cuda: Path, **environment: str) -> CompletedProcess[str]:
+        if built != [cuda]:
+            kernels = compile_object(
+                "cuda", cuda / "kernels.cu", *WATCHED, f"-I{EMULATION}", f"-I{cuda}", "-xc++"
+            )
+            link = ("-fsanitize=address", "-pthread", *objects, kernels, "-ldl")
+            run(compiler, *link, "-o", folder / "test")
+            built[:] = [cuda]
+        return attempt(folder / "test", env=environment)
 
     return run_folder
 
@@ -94,6 +99,19 @@ def test_cuda_backend_holds_every_claim(
     done = run_emulated(ROOT / "cuda")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ok ") > 10
+
+
+def test_products_by_cublas_give_the_same_results(
+    run_emulated: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """By a library of its name that checks and computes as cuBLAS is specified to."""
+    library = tmp_path / "libfake_cublas.so"
+    shared = ("-O1", "-fPIC", "-shared", "-Wl,-soname,libcublas.so.13", f"-I{ROOT / 'cuda'}")
+    compiler = program(os.environ.get("CXX", "c++"))
+    run(compiler, *FLAGS, *shared, EMULATION / "fake_cublas.cpp", "-o", library)
+    done = run_emulated(ROOT / "cuda", FAKE_CUBLAS=str(library))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok ") == 7
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

@@ -1,6 +1,8 @@
 // The CUDA backend without a GPU: cuda/ as it is, compiled for the host against the cuda_runtime.h
 // beside this file, and compared with the scalar CPU backend. What it cannot show: timing, and what
 // only concurrent threads can break.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -424,6 +426,14 @@ void without_a_device_the_message_says_so() {
   FASTRNN_CHECK(cuda_emulation::last_error == 0, "sticky error");
 }
 
+// the stand-in for cuBLAS, or null
+void* fake_cublas = nullptr;
+
+void large_products_are_made_by_cublas_where_there_is_one() {
+  const auto products = reinterpret_cast<int64_t (*)()>(dlsym(fake_cublas, "fake_cublas_products"));
+  FASTRNN_CHECK(products() > 1000, std::to_string(products()));
+}
+
 void kernels_ran() {
   FASTRNN_CHECK(cuda_emulation::launches > 10000, std::to_string(cuda_emulation::launches));
 }
@@ -434,6 +444,21 @@ void kernels_ran() {
 int main() {
   using namespace fastrnn::test;
   unsetenv("FASTRNN_BACKEND");
+  if (const char* path = std::getenv("FAKE_CUBLAS")) {
+    fake_cublas = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    if (!fake_cublas) return 2;
+    constexpr Test kWithCublas[] = {
+        {"float matches scalar double", float_matches_scalar_double},
+        {"double matches scalar double", double_matches_scalar_double},
+        {"float16 matches scalar double", float16_matches_scalar_double},
+        {"bfloat16 matches scalar double", bfloat16_matches_scalar_double},
+        {"bits do not depend on the order of threads", bits_do_not_depend_on_the_order_of_threads},
+        {"inference gives the bits of training", inference_gives_the_bits_of_training},
+        {"large products are made by cuBLAS where there is one",
+         large_products_are_made_by_cublas_where_there_is_one},
+    };
+    return run_all(kWithCublas);
+  }
   constexpr Test kTests[] = {
       {"float matches scalar double", float_matches_scalar_double},
       {"double matches scalar double", double_matches_scalar_double},

@@ -1,0 +1,80 @@
+// Stands in for cuBLAS: the functions that cuda/cublas.cuh calls, with cuBLAS's checks of the
+// leading dimensions.
+#include <cmath>
+#include <cstdint>
+
+#include "values.cuh"
+
+namespace {
+
+using fastrnn::cuda::BFloat16;
+using fastrnn::cuda::computed;
+using fastrnn::cuda::Float16;
+using fastrnn::cuda::stored;
+
+constexpr int kInvalidValue = 7;
+int64_t products = 0;
+
+double value(const void* data, int type, int64_t i) {
+  switch (type) {
+    case 0:
+      return static_cast<const float*>(data)[i];
+    case 1:
+      return static_cast<const double*>(data)[i];
+    case 2:
+      return computed(static_cast<const Float16*>(data)[i]);
+    default:
+      return computed(static_cast<const BFloat16*>(data)[i]);
+  }
+}
+
+void store(void* data, int type, int64_t i, double value) {
+  switch (type) {
+    case 0:
+      static_cast<float*>(data)[i] = static_cast<float>(value);
+      return;
+    case 1:
+      static_cast<double*>(data)[i] = value;
+      return;
+    case 2:
+      static_cast<Float16*>(data)[i] = stored<Float16>(static_cast<float>(value));
+      return;
+    default:
+      static_cast<BFloat16*>(data)[i] = stored<BFloat16>(static_cast<float>(value));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+int64_t fake_cublas_products() { return products; }
+int cublasCreate_v2(void** handle) {
+  *handle = &products;
+  return 0;
+}
+int cublasSetStream_v2(void*, void*) { return 0; }
+int cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
+int cublasSetMathMode(void*, int) { return 0; }
+
+int cublasGemmEx_64(void*, int transpose_a, int transpose_b, int64_t m, int64_t n, int64_t k,
+                    const void* alpha, const void* a, int type_a, int64_t lda, const void* b,
+                    int type_b, int64_t ldb, const void* beta, void* c, int type_c, int64_t ldc,
+                    int compute, int) {
+  const int scale = compute == 70 ? 1 : 0;
+  if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return kInvalidValue;
+  ++products;
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = 0;
+      for (int64_t l = 0; l < k; ++l) {
+        sum += value(a, type_a, transpose_a ? l + i * lda : i + l * lda) *
+               value(b, type_b, transpose_b ? j + l * ldb : l + j * ldb);
+      }
+      sum *= value(alpha, scale, 0);
+      if (value(beta, scale, 0) != 0) sum += value(c, type_c, i + j * ldc) * value(beta, scale, 0);
+      store(c, type_c, i + j * ldc, sum);
+    }
+  }
+  return 0;
+}
+}
