@@ -4,6 +4,7 @@ host, given arrays that pass for a device's.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -20,7 +21,9 @@ MODULES = "not proj and not option and not recompute and not nothing_is_kept"
 @pytest.fixture(scope="module")
 def site(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package and that module."""
-    run("cmake", "--build", build, "--target", "core_emulated")
+    with open(ROOT / "build" / "lock", "w") as lock:  # as tests/conftest.py does
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("cmake", "--build", build, "--target", "core_emulated")
     (module,) = (build / "emulated").glob("_core*")
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "python" / "fastrnn", folder / "fastrnn")
@@ -31,7 +34,7 @@ def site(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_tests(site: Path, *arguments: str) -> str:
     done = attempt(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments),
+        *(sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *arguments),
         env={"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'tests'}"},
     )
     assert done.returncode == 0, done.stdout

@@ -68,7 +68,7 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   step import 30 "$python" -c 'import fastrnn; assert "cuda" in fastrnn.backends(), fastrnn.backends()'
   step check 90 "$python" benchmarks/gpu_check.py "$out/check.json"
   if "$python" -c 'import pytest' 2>/dev/null; then
-    step tests 90 "$python" -m pytest -q -p no:cacheprovider -m gpu --junitxml "$out/tests.xml" tests
+    step tests 90 "$python" -m pytest -q -o addopts=--import-mode=importlib -p no:cacheprovider -m gpu --junitxml "$out/tests.xml" tests
   fi
   sanitizer=$(command -v compute-sanitizer)
   if [[ -n $sanitizer ]]; then
