@@ -19,12 +19,13 @@ class Torch:
         self._torch: Any = import_module("torch")
         self.version = str(self._torch.__version__)
         self._torch.set_num_threads(threads)
+        self.modules = self._torch.nn  # or a drop-in's
 
     def prepare(self, problem: Problem, mode: str) -> Run:
         if problem.case.step:
             return self._step(problem)
         torch, case = self._torch, problem.case
-        module = getattr(torch.nn, problem.cell.upper())(
+        module = getattr(self.modules, problem.cell.upper())(
             case.input_size,
             case.hidden_size,
             case.layers,
@@ -59,7 +60,7 @@ class Torch:
 
     def _step(self, problem: Problem) -> Run:
         torch, case = self._torch, problem.case
-        kind = getattr(torch.nn, f"{problem.cell.upper()}Cell")
+        kind = getattr(self.modules, f"{problem.cell.upper()}Cell")
         cells = []
         for layer in range(case.layers):
             cell = kind(
