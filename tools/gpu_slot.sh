@@ -61,6 +61,20 @@ build() {  # PYTHON ROOT OUT
 }
 export -f build
 
+persistent() {  # OUT ARCHITECTURE
+  local flags=(-std=c++20 -O2 -Icsrc) objects=() name
+  mkdir -p "$1/persistent" || return
+  for name in cpu/kernels cpu/threads dispatch memory no_cuda; do
+    objects+=("$1/persistent/${name##*/}.o")
+    c++ "${flags[@]}" -DFASTRNN_ISA=scalar '-DFASTRNN_ISA_HEADER="cpu/isa/scalar.hpp"' -c "csrc/$name.cpp" \
+      -o "${objects[-1]}" || return
+  done
+  nvcc "${flags[@]}" --expt-relaxed-constexpr --split-compile=0 -arch="sm_$2" -Icuda -c \
+    -x cu tests/cpp/cuda_emulation/test_persistent.cpp -o "$1/persistent/claims.o" &&
+    nvcc "$1/persistent/claims.o" "${objects[@]}" -o "$1/persistent/test"
+}
+export -f persistent
+
 step versions 30 bash -c 'versions "$@"' _ "$python" "$root" && cp "$out/versions.log" "$out/versions.txt"
 if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   cd "$root" || exit 2
@@ -69,6 +83,12 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   step check 90 "$python" benchmarks/gpu_check.py "$out/check.json"
   if "$python" -c 'import pytest' 2>/dev/null; then
     step tests 90 "$python" -m pytest -q -o addopts=--import-mode=importlib -p no:cacheprovider -m gpu --junitxml "$out/tests.xml" tests
+  fi
+  if ((${architecture:-0} >= 90)); then
+    if step persistent-build 150 bash -c 'persistent "$@"' _ "$out" "${architecture/#90/90a}"; then
+      step persistent-time 40 "$out/persistent/test" time && cp "$out/persistent-time.log" "$out/persistent.jsonl"
+      step persistent 60 "$out/persistent/test"
+    fi
   fi
   sanitizer=$(command -v compute-sanitizer)
   if [[ -n $sanitizer ]]; then

@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                });
 
   // ------------------------------------------------------- the units and columns of this thread
-  int own[kItems];  // unit within the block; the column is 2 (lane % 4) + item % 2
+  int own[kItems] = {};  // unit within the block; the column is 2 (lane % 4) + item % 2
   float state[kItems][S];
   auto column_of = [&](int item) { return lane % 4 * 2 + (depth_warp * kItems + item) % 2; };
   auto row_of = [&](int item) { return tile * kColumns + column_of(item); };

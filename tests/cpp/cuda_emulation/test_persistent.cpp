@@ -1,6 +1,7 @@
-// The persistent kernels on emulated clusters. FASTRNN_ALL: all cells with all modes, FASTRNN_FEW:
-// few of them, which compile sooner. Compared with the scalar CPU backend in double on
-// the same inputs, which are rounded as the kernel's arrays have them.
+// The persistent kernels on emulated clusters, or, compiled by nvcc, on a GPU. FASTRNN_ALL: all
+// cells with all modes, FASTRNN_FEW: few of them, which compile sooner. Compared with the scalar
+// CPU backend in double on the same inputs, which are rounded as the kernel's arrays have them.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -8,6 +9,8 @@
 #include "../harness.hpp"
 #include "../problem.hpp"
 #include "cells/cells.hpp"
+#include "controls.hpp"
+#include "persistent/choice.cuh"
 #include "persistent/launch.cuh"
 #include "persistent/sizes.cuh"
 
@@ -17,9 +20,34 @@ namespace {
 using namespace cuda;
 using namespace cuda::persistent;
 
+// Memory that kernels and this program share.
+#if defined(__CUDACC__)
+template <class T>
+struct Managed {
+  using value_type = T;
+  Managed() = default;
+  template <class U>
+  Managed(const Managed<U>&) {}
+  T* allocate(size_t count) {
+    void* memory = nullptr;
+    FASTRNN_CUDA_CHECK(cudaMallocManaged(&memory, count * sizeof(T)));
+    return static_cast<T*>(memory);
+  }
+  void deallocate(T* memory, size_t) { cudaFree(memory); }
+  bool operator==(const Managed&) const { return true; }
+};
+template <class T>
+using Array = std::vector<T, Managed<T>>;
+void wait_for_device() { FASTRNN_CUDA_CHECK(cudaDeviceSynchronize()); }
+#else
+template <class T>
+using Array = std::vector<T>;
+void wait_for_device() {}
+#endif
+
 template <class Value>
-std::vector<Value> stored_as(const std::vector<double>& values) {
-  std::vector<Value> all;
+Array<Value> stored_as(const std::vector<double>& values) {
+  Array<Value> all;
   for (const double value : values) all.push_back(stored<Value>(static_cast<float>(value)));
   return all;
 }
@@ -31,7 +59,7 @@ void round_to(std::vector<double>& values) {
 }
 
 template <class Value>
-const Value* data_or_null(const std::vector<Value>& values, bool present) {
+const Value* data_or_null(const Array<Value>& values, bool present) {
   return present ? values.data() : nullptr;
 }
 
@@ -40,11 +68,16 @@ template <class Value>
 struct Arrays {
   Problem<double>& problem;
   const Setup& setup = problem.setup;
-  std::vector<Value> w_hh, b_hh, h0, y, h_n, reserve, dy, dh_n, dgates, dh0;
-  std::vector<float> gx, c0, c, c_n, dc_n, dc0, db;
+  Array<int64_t> lengths;
+  Array<uint8_t> mask, reset;
+  Array<Value> w_hh, b_hh, h0, y, h_n, reserve, dy, dh_n, dgates, dh0;
+  Array<float> gx, c0, c, c_n, dc_n, dc0, db;
 
   Arrays(Problem<double>& p, int slots)
       : problem(p),
+        lengths(p.lengths.begin(), p.lengths.end()),
+        mask(p.mask.begin(), p.mask.end()),
+        reset(p.reset.begin(), p.reset.end()),
         w_hh(stored_as<Value>(p.w_hh)),
         b_hh(stored_as<Value>(p.b_hh)),
         h0(stored_as<Value>(p.h0)),
@@ -91,10 +124,10 @@ struct Arrays {
   }
 
   // dx [T, B, I], of the gates' gradients
-  std::vector<float> dx(int (*slot)(int)) const {
+  Array<float> dx(int (*slot)(int)) const {
     const size_t I = static_cast<size_t>(setup.I), H = static_cast<size_t>(setup.H);
     const size_t slots = dgates.size() / y.size(), gates = static_cast<size_t>(problem.G);
-    std::vector<float> all;
+    Array<float> all;
     for (size_t at = 0; at < problem.dx.size(); ++at) {
       double sum = 0;
       for (size_t i = 0; i < gates * H; ++i) {
@@ -108,9 +141,9 @@ struct Arrays {
   }
 
   // db [G*H], of the sums of the tiles
-  std::vector<float> db_of(int (*slot)(int)) const {
+  Array<float> db_of(int (*slot)(int)) const {
     const size_t H = static_cast<size_t>(setup.H), slots = dgates.size() / y.size();
-    std::vector<float> all;
+    Array<float> all;
     for (size_t i = 0; i < static_cast<size_t>(problem.G) * H; ++i) {
       double sum = 0;
       for (size_t at = static_cast<size_t>(slot(static_cast<int>(i / H))) * H + i % H;
@@ -122,7 +155,13 @@ struct Arrays {
     return all;
   }
 
-  Sequence sequence() const { return Sequence(problem.forward_args()); }
+  Sequence sequence() {
+    ForwardArgs args = problem.forward_args();
+    args.lengths.data = lengths.data();
+    args.mask.data = mask.data();
+    args.reset.data = reset.data();
+    return Sequence(args);
+  }
 
   ForwardData<Value> forward_data() {
     const bool cell_state = problem.S == 2;
@@ -170,8 +209,8 @@ Problem<double> problem_for(int cell, const Case& test, unsigned seed) {
 }
 
 template <class Value>
-double largest_difference(const std::vector<double>& want, const std::vector<Value>& got,
-                          double size, const std::string& name) {
+double largest_difference(const std::vector<double>& want, const Array<Value>& got, double size,
+                          const std::string& name) {
   double largest = size, difference = 0;
   FASTRNN_CHECK(want.size() == got.size(), name);
   for (size_t i = 0; i < want.size(); ++i) {
@@ -195,7 +234,7 @@ constexpr double kForwardTolerance<Tf32> = 1e-3;
 bool verbose = false;
 
 template <class Value>
-void check_close(const std::vector<double>& want, const std::vector<Value>& got, double tolerance,
+void check_close(const std::vector<double>& want, const Array<Value>& got, double tolerance,
                  const std::string& name, double size = 0) {
   const double difference = largest_difference(want, got, size, name);
   if (verbose) std::printf("  %.2e of %.0e  %s\n", difference, tolerance, name.c_str());
@@ -269,6 +308,7 @@ void check_kernels(const Case& test, unsigned seed) {
   want.run(find_backend("scalar"));
   cuda_emulation::order = seed;
   launch_tiles<Forward>(forward_kernel<Forward>, test.cluster, nullptr, got.forward_data());
+  wait_for_device();
   const double tolerance = kForwardTolerance<Mode>;
   check_close(want.y, got.y, tolerance, "y of " + text);
   check_close(want.h_n, got.h_n, tolerance, "h_n of " + text);
@@ -279,6 +319,7 @@ void check_kernels(const Case& test, unsigned seed) {
   // the derivative of relu jumps where a sum, rounded to 8 bits, changes its sign
   if (std::is_same_v<Value, BFloat16> && std::string(Cell::kName) == "rnn_relu") return;
   launch_tiles<Backward>(backward_kernel<Backward>, test.cluster, nullptr, got.backward_data());
+  wait_for_device();
   const double of_gradients = kGradientTolerance<Mode>;
   check_close(want.dx, got.dx(Cell::slot_x), of_gradients, "dx of " + text, kOfDy);
   check_close(want.db_ih, got.db_of(Cell::slot_x), of_gradients, "db_ih of " + text, kOfDy);
@@ -390,22 +431,138 @@ void weights_that_do_not_fit_the_registers() {
 #endif
 }
 
+const char* text_of(Tile tile) {
+  constexpr const char* kText[] = {"none", "block", "spread", "wide"};
+  return kText[static_cast<int>(tile)];
+}
+
+template <template <class> class C, class Mode>
+void check_choice(int64_t H, int64_t B, const char* tile, int largest_cluster) {
+  const int before = std::exchange(cuda_emulation::largest_cluster, largest_cluster);
+  const Choice forward = choose_forward<C, Mode>(H, B);
+  const Choice backward = choose_backward<C, typename BackwardModeOf<Mode>::Type>(H, B);
+  cuda_emulation::largest_cluster = before;
+  for (const Choice& choice : {forward, backward}) {
+    const std::string text = std::string(C<float>::kName) + " " + name_of<Mode>() + " H" +
+                             std::to_string(H) + " B" + std::to_string(B) + ": " +
+                             text_of(choice.tile) + ", cluster " + std::to_string(choice.cluster);
+    FASTRNN_CHECK(std::string(tile) == "any" || std::string(tile) == text_of(choice.tile), text);
+    FASTRNN_CHECK(choice.cluster <= largest_cluster, text);
+    FASTRNN_CHECK((choice.microseconds > 0) == (choice.tile != Tile::kNone), text);
+  }
+}
+
+#if !defined(__CUDACC__)
+void a_choice_is_one_that_fits_and_runs() {
+  check_choice<Lstm, Narrow<BFloat16>>(768, 16, "wide", 16);
+  check_choice<Lstm, Narrow<BFloat16>>(769, 16, "none", 16);
+  check_choice<Lstm, Narrow<BFloat16>>(768, 16, "none", 8);  // a device without clusters of 16
+  check_choice<Lstm, Narrow<BFloat16>>(64, 1, "block", 1);
+  check_choice<Lstm, Narrow<BFloat16>>(129, 1, "none", 1);
+#if !defined(FASTRNN_FEW)
+  check_choice<LstmCoupled, Narrow<BFloat16>>(512, 64, "spread", 16);
+  check_choice<LstmCoupled, Narrow<BFloat16>>(513, 64, "none", 16);
+  check_choice<Gru, Split<Float16>>(512, 64, "spread", 16);
+  check_choice<Gru, Split<Float16>>(513, 64, "none", 16);
+  check_choice<Gru, Tf32>(256, 100, "any", 16);
+#endif
+}
+
+#endif
+
+// -------------------------------------------------------------------------------------- time
+
+#if defined(__CUDACC__)
+constexpr int64_t kTimedSteps = 512;
+constexpr int kRepeats = 5;
+#else
+constexpr int64_t kTimedSteps = 1;
+constexpr int kRepeats = 1;
+#endif
+
+// us a step, the shortest of the repeats
+template <class Run>
+double microseconds(const Run& run) {
+  double shortest = 0;
+  for (int i = 0; i < kRepeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    wait_for_device();
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+    if (i == 0 || took.count() < shortest) shortest = took.count();
+  }
+  return shortest / static_cast<double>(kTimedSteps);
+}
+
+template <template <class> class C, class Mode>
+void time_case(int64_t H, int64_t B) {
+  using Value = typename Mode::Value;
+  using BackwardMode = typename BackwardModeOf<Mode>::Type;
+  using Cell = C<float>;
+  const Choice forward = choose_forward<C, Mode>(H, B);
+  const Choice backward = choose_backward<C, BackwardMode>(H, B);
+  if (forward.tile == Tile::kNone || backward.tile == Tile::kNone) return;
+  const size_t units = static_cast<size_t>(kTimedSteps * B * H), G = Cell::kGates;
+  Array<Value> w_hh(G * static_cast<size_t>(H * H)), y(units), reserve(units * 4),
+      dgates(units * Cell::kSlots);
+  Array<float> gx(units * G), c(units);
+  ForwardArgs args;
+  args.x.shape[0] = kTimedSteps, args.x.shape[1] = B, args.x.shape[2] = 1;
+  args.w_hh.shape[1] = H;
+  ForwardData<Value> f = {Sequence(args), w_hh.data(), nullptr, gx.data(), nullptr,       nullptr,
+                          y.data(),       c.data(),    nullptr, nullptr,   reserve.data()};
+  BackwardData<Value> b = {Sequence(args), w_hh.data(), y.data(), nullptr,  nullptr,
+                           nullptr,        nullptr,     y.data(), c.data(), reserve.data(),
+                           dgates.data(),  nullptr,     nullptr,  nullptr};
+  const double forward_us = microseconds([&] { run_forward<C, Mode>(forward, nullptr, f); });
+  const double backward_us =
+      microseconds([&] { run_backward<C, BackwardMode>(backward, nullptr, b); });
+  std::printf("{\"cell\": \"%s\", \"mode\": \"%s\", \"H\": %d, \"B\": %d, ", Cell::kName,
+              name_of<Mode>().c_str(), static_cast<int>(H), static_cast<int>(B));
+  const auto print = [](const char* way, const Choice& choice, double us) {
+    std::printf("\"%s\": {\"tile\": \"%s\", \"cluster\": %d, \"model_us\": %.3f, \"us\": %.3f}",
+                way, text_of(choice.tile), choice.cluster, choice.microseconds, us);
+  };
+  print("forward", forward, forward_us);
+  std::printf(", ");
+  print("backward", backward, backward_us);
+  std::printf("}\n");
+}
+
+void time_all() {
+#if !defined(FASTRNN_FEW)
+  for (const auto& [H, B] : {std::pair{128, 64}, {256, 64}, {512, 64}, {768, 16}, {512, 8}}) {
+    time_case<Lstm, Narrow<BFloat16>>(H, B);
+    time_case<Lstm, Narrow<Float16>>(H, B);
+    time_case<Lstm, Split<Float16>>(H, B);
+    time_case<Lstm, Tf32>(H, B);
+    time_case<Gru, Narrow<BFloat16>>(H, B);
+    time_case<Gru, Split<Float16>>(H, B);
+    time_case<RnnTanh, Narrow<BFloat16>>(H, B);
+  }
+#endif
+}
+
 }  // namespace
 }  // namespace fastrnn::test
 
-// Arguments: verbose, all
+// Arguments: verbose; all; time: us a step in place of the claims, a line of JSON a case
 int main(int count, char** arguments) {
   using namespace fastrnn::test;
   unsetenv("FASTRNN_BACKEND");
   for (int i = 1; i < count; ++i) {
     verbose |= std::strcmp(arguments[i], "verbose") == 0;
     exhaustive |= std::strcmp(arguments[i], "all") == 0;
+    if (std::strcmp(arguments[i], "time") == 0) return time_all(), 0;
   }
   constexpr Test kTests[] = {
       {"one block", one_block},
       {"clusters of narrow blocks", clusters_of_narrow_blocks},
       {"clusters of wide blocks", clusters_of_wide_blocks},
       {"many steps", many_steps},
+#if !defined(__CUDACC__)
+      {"a choice is one that fits and runs", a_choice_is_one_that_fits_and_runs},
+#endif
       {"weights that do not fit the registers", weights_that_do_not_fit_the_registers},
   };
   return run_all(kTests);
