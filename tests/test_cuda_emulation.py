@@ -80,16 +80,9 @@ def run_emulated(
 
 
 def test_16_bit_floats_are_converted_as_the_hardware_does(tmp_path: Path) -> None:
-    source, test = EMULATION / "test_values.cpp", tmp_path / "test"
-    run(
-        program(os.environ.get("CXX", "c++")),
-        *FLAGS,
-        "-O1",
-        f"-I{ROOT / 'cuda'}",
-        source,
-        "-o",
-        test,
-    )
+    sources = (EMULATION / "test_values.cpp", ROOT / "csrc" / "cpu" / "threads.cpp")
+    compiler, test = program(os.environ.get("CXX", "c++")), tmp_path / "test"
+    run(compiler, *FLAGS, "-O1", "-pthread", f"-I{ROOT / 'cuda'}", *sources, "-o", test)
     assert run(test).count("ok ") == 5
 
 
@@ -106,7 +99,7 @@ def test_products_by_cublas_give_the_same_results(
 ) -> None:
     """By a library of its name that checks and computes as cuBLAS is specified to."""
     library = tmp_path / "libfake_cublas.so"
-    shared = ("-O1", "-fPIC", "-shared", "-Wl,-soname,libcublas.so.13", f"-I{ROOT / 'cuda'}")
+    shared = ("-O2", "-fPIC", "-shared", "-Wl,-soname,libcublas.so.13", f"-I{ROOT / 'cuda'}")
     compiler = program(os.environ.get("CXX", "c++"))
     run(compiler, *FLAGS, *shared, EMULATION / "fake_cublas.cpp", "-o", library)
     done = run_emulated(ROOT / "cuda", FAKE_CUBLAS=str(library))

@@ -56,7 +56,7 @@ Problem<double> widened(const ProblemOf<T>& p) {
   return wide;
 }
 
-constexpr unsigned kProblems = 300;
+unsigned problems = 300;
 
 const KernelTable& cuda() { return find_backend("cuda"); }
 const KernelTable& scalar() { return find_backend("scalar"); }
@@ -89,7 +89,7 @@ void spoil_masked_x(ProblemOf<T>& p) {
 // Largest difference over the largest value (or 1).
 template <class T>
 void check_against_scalar_double(double tolerance) {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     ProblemOf<T> problem(random_setup(seed));
     Problem<double> want = widened<T>(problem);
     spoil_masked_x<T>(problem);
@@ -123,7 +123,7 @@ void float16_matches_scalar_double() { check_against_scalar_double<Float16>(2e-3
 void bfloat16_matches_scalar_double() { check_against_scalar_double<BFloat16>(1e-2); }
 
 void bits_do_not_depend_on_the_order_of_threads() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> in_order(random_setup(seed)), permuted(in_order.setup);
     in_order.run(cuda());
     cuda_emulation::order = seed + 1;
@@ -212,7 +212,7 @@ std::vector<Restrided> restride(BackwardArgs& a, bool to_device) {
 }
 
 void strided_views_give_the_bits_of_packed_ones() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> packed(random_setup(seed)), strided(packed.setup);
     packed.run(cuda());
     BackwardArgs a = strided.backward_args();
@@ -241,7 +241,7 @@ class DeviceMemory {
 
 template <class T>
 void check_device_arrays() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     ProblemOf<T> host(random_setup(seed)), device(host.setup);
     host.run(cuda());
     BackwardArgs a = device.backward_args();
@@ -291,7 +291,7 @@ void a_call_runs_on_the_device_of_its_arrays_and_leaves_the_current_one() {
 }
 
 void bits_do_not_depend_on_batch_split_or_streaming() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Setup setup = random_setup(seed);
     setup.lengths = setup.reverse = false;
     Problem<float> whole(setup), stepped(setup);
@@ -319,7 +319,7 @@ void bits_do_not_depend_on_batch_split_or_streaming() {
 }
 
 void inference_gives_the_bits_of_training() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> training(random_setup(seed)), inference(training.setup);
     forward(cuda(), training.forward_args());
     ForwardArgs a = inference.forward_args();
@@ -333,7 +333,7 @@ void inference_gives_the_bits_of_training() {
 }
 
 void a_gradient_does_not_depend_on_which_others_are_wanted() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> all(random_setup(seed)), one(all.setup);
     all.run(cuda());
     forward(cuda(), one.forward_args());
@@ -352,7 +352,7 @@ void a_gradient_does_not_depend_on_which_others_are_wanted() {
 }
 
 void absent_incoming_gradients_count_as_zeros() {
-  for (unsigned seed = 0; seed < kProblems; ++seed) {
+  for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> zeros(random_setup(seed)), absent(zeros.setup);
     for (std::vector<float>* values : {&zeros.dy, &zeros.dh_n, &zeros.dc_n}) {
       std::fill(values->begin(), values->end(), 0.0f);
@@ -431,7 +431,7 @@ void* fake_cublas = nullptr;
 
 void large_products_are_made_by_cublas_where_there_is_one() {
   const auto products = reinterpret_cast<int64_t (*)()>(dlsym(fake_cublas, "fake_cublas_products"));
-  FASTRNN_CHECK(products() > 1000, std::to_string(products()));
+  FASTRNN_CHECK(products() > 200, std::to_string(products()));
 }
 
 void kernels_ran() {
@@ -447,6 +447,7 @@ int main() {
   if (const char* path = std::getenv("FAKE_CUBLAS")) {
     fake_cublas = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
     if (!fake_cublas) return 2;
+    problems = 60;  // it is slow
     constexpr Test kWithCublas[] = {
         {"float matches scalar double", float_matches_scalar_double},
         {"double matches scalar double", double_matches_scalar_double},
