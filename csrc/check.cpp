@@ -300,4 +300,17 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   check.sequence("dgates", a.dgates, {n.T, n.B, {"G", gates}, n.H});
 }
 
+void check_tangent(const char* function, const char* argument, const Tensor& tangent,
+                   const Tensor& of, const char* name) {
+  const Check check(function, Layout::kTimeMajor);
+  const std::string as = std::string(" as ") + name + " is";
+  check.dtype(argument, tangent, of.dtype, as.c_str());
+  bool right = tangent.rank == of.rank;
+  for (int i = 0; right && i < of.rank; ++i) right = tangent.shape[i] == of.shape[i];
+  if (!right) {
+    check.fail(argument, std::string("of the shape of ") + name + ", " + shape_of(of),
+               "shape " + shape_of(tangent));
+  }
+}
+
 }  // namespace fastrnn

@@ -65,6 +65,14 @@ const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardAr
   return backend.family[args.cell].of[dtype];
 }
 
+const KernelTable::Kernel& derivative_of(const KernelTable& backend, const ForwardArgs& args) {
+  if (!backend.derivatives) {
+    throw ValueError("backend '" + std::string(backend.name) +
+                     "' has no forward mode and no second derivatives");
+  }
+  return backend.derivatives[args.cell].of[static_cast<int>(args.w_ih.dtype)];
+}
+
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args) {
   return kernel_of(backend, args, args.family.on);
 }
@@ -80,6 +88,24 @@ int threads_of(const ForwardArgs& args, bool keeps) {
   const int64_t multiply_adds =
       rows * args.w_hh.shape[0] * (args.w_ih.shape[1] + args.w_hh.shape[1]);
   return threads_for(args.threads, keeps ? multiply_adds / 4 : multiply_adds);
+}
+
+// `device_memory`: the workspace of a call whose arrays are on a device
+void run(const KernelTable::Kernel& kernel, const ForwardArgs& args, void* device_memory) {
+  if (args.x.device != kHost) return kernel.forward(args, device_memory);
+  ForwardArgs call = args;
+  // a cell without gates to keep does not say what y is wanted for
+  call.threads = threads_of(args, args.reserve.present || kInfo.of[args.cell].reserve == 0);
+  Workspace workspace(kernel.forward_workspace(call));
+  kernel.forward(call, workspace.data());
+}
+
+void run(const KernelTable::Kernel& kernel, const BackwardArgs& args, void* device_memory) {
+  if (args.forward.x.device != kHost) return kernel.backward(args, device_memory);
+  BackwardArgs call = args;
+  call.forward.threads = threads_of(args.forward, true);
+  Workspace workspace(kernel.backward_workspace(call));
+  kernel.backward(call, workspace.data());
 }
 
 }  // namespace
@@ -128,22 +154,19 @@ int64_t device_workspace(const KernelTable& backend, const BackwardArgs& args) {
 }
 
 void forward(const KernelTable& backend, const ForwardArgs& args, void* device_memory) {
-  const KernelTable::Kernel& kernel = kernel_of(backend, args);
-  if (args.x.device != kHost) return kernel.forward(args, device_memory);
-  ForwardArgs call = args;
-  // a cell without gates to keep does not say what y is wanted for
-  call.threads = threads_of(args, args.reserve.present || kInfo.of[args.cell].reserve == 0);
-  Workspace workspace(kernel.forward_workspace(call));
-  kernel.forward(call, workspace.data());
+  run(kernel_of(backend, args), args, device_memory);
 }
 
 void backward(const KernelTable& backend, const BackwardArgs& args, void* device_memory) {
-  const KernelTable::Kernel& kernel = kernel_of(backend, args);
-  if (args.forward.x.device != kHost) return kernel.backward(args, device_memory);
-  BackwardArgs call = args;
-  call.forward.threads = threads_of(args.forward, true);
-  Workspace workspace(kernel.backward_workspace(call));
-  kernel.backward(call, workspace.data());
+  run(kernel_of(backend, args), args, device_memory);
+}
+
+void forward_derivative(const KernelTable& backend, const ForwardArgs& args) {
+  run(derivative_of(backend, args), args, nullptr);
+}
+
+void backward_derivative(const KernelTable& backend, const BackwardArgs& args) {
+  run(derivative_of(backend, args.forward), args, nullptr);
 }
 
 }  // namespace fastrnn

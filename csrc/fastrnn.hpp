@@ -51,6 +51,7 @@ struct Tensor {
   int rank = 0;
   int64_t shape[kMaxRank] = {};
   int64_t stride[kMaxRank] = {};
+  const Tensor* tangent = nullptr;  // of the derivatives alone: as large, with its own strides
 };
 
 using Family = FamilyOf<Tensor>;
@@ -124,6 +125,7 @@ struct KernelTable {
   const Probe* probes = nullptr;                                // [dtype]; null for CUDA
   const PerDType* family = nullptr;                             // [cell]; null: has none
   void (*wait)(int device, void* stream) = nullptr;             // until it is done; CUDA alone
+  const PerDType* derivatives = nullptr;                        // [cell]; null: has none
 };
 
 // The backends of this build, best first; null past the last one.
@@ -147,6 +149,8 @@ void check_forward(const char* function, const KernelTable& backend, const Forwa
 void check_stacked_state(const char* function, const char* argument, const Tensor& state,
                          const Tensor& x, int64_t layers, int64_t hidden);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);
+void check_tangent(const char* function, const char* argument, const Tensor& tangent,
+                   const Tensor& of, const char* name);
 
 // The weights and biases of `args` in the order in which the kernels read them, for
 // ForwardArgs::packed.
@@ -161,5 +165,11 @@ int64_t device_workspace(const KernelTable& backend, const BackwardArgs& args);
 // The workspace of a call on host arrays is allocated once; nothing in the time loop allocates.
 void forward(const KernelTable& backend, const ForwardArgs& args, void* workspace = nullptr);
 void backward(const KernelTable& backend, const BackwardArgs& args, void* workspace = nullptr);
+
+// The same on dual numbers: of every tensor of real numbers that is present, h0 and c0 included,
+// the tangent is there too, and with the results come their derivatives along all the tangents of
+// what goes in. `reserve` and what else a call keeps are those of the family; no step_norms.
+void forward_derivative(const KernelTable& backend, const ForwardArgs& args);
+void backward_derivative(const KernelTable& backend, const BackwardArgs& args);
 
 }  // namespace fastrnn

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "bindings/array.hpp"
+#include "bindings/call.hpp"
+#include "bindings/derivatives.hpp"
 #include "bindings/family.hpp"
 #include "bindings/layer.hpp"
 #include "bindings/xla_handlers.hpp"
@@ -42,91 +44,6 @@ const KernelTable& backend_of(const std::string& function, const std::optional<s
   }
   return cuda_backend(function, place);
 }
-
-// The arrays of one call, and the views of them that the core gets.
-struct Call {
-  std::string function;
-  Layout layout = Layout::kTimeMajor;
-  const KernelTable* backend = nullptr;
-  int threads = 0;  // 0: num_threads()
-  ForwardArgs args;
-  std::vector<py::object> owners;
-  py::object like;  // the caller's x: results are of its kind
-  Place place;      // of all arrays
-
-  const CellInfo& cell() const { return *cell_info(args.cell); }
-  int64_t T() const { return args.x.shape[0]; }
-  int64_t B() const { return args.x.shape[1]; }
-  int64_t P() const { return args.w_hh.shape[1]; }  // units of h
-  int64_t H() const { return projected() ? args.family.w_hr.shape[1] : P(); }
-  bool projected() const { return args.family.w_hr.present; }
-  bool has_c() const { return cell().states == 2 || (projected() && cell().mixes); }
-
-  Tensor keep(Held held) {
-    owners.push_back(std::move(held.owner));
-    return held.tensor;
-  }
-
-  Tensor take(const char* name, py::handle object, Access access) {
-    return keep(hold(function, name, object, access, place));
-  }
-
-  Tensor time_major(Tensor tensor) const {
-    if (layout == Layout::kBatchFirst) swap_first_two(tensor);
-    return tensor;
-  }
-
-  // a new array [T, B, last] in the caller's layout, and its time-major view
-  py::object allocate_sequence(int64_t last, Tensor& view, bool of_c = false) const {
-    const bool batch_first = layout == Layout::kBatchFirst;
-    Held held = batch_first ? allocate({B(), T(), last}, of_c) : allocate({T(), B(), last}, of_c);
-    view = time_major(held.tensor);
-    return held.owner;
-  }
-
-  py::object allocate_matrix(int64_t rows, int64_t columns, Tensor& view, bool of_c = false) const {
-    Held held = allocate({rows, columns}, of_c);
-    view = held.tensor;
-    return held.owner;
-  }
-
-  py::object allocate_vector(int64_t size, Tensor& view) const {
-    Held held = allocate({size});
-    view = held.tensor;
-    return held.owner;
-  }
-
-  Held allocate(const std::vector<py::ssize_t>& shape, bool of_c = false) const {
-    const DType x = args.x.dtype;
-    return new_array(of_c ? compute_dtype(x) : x, shape, place, like, x);
-  }
-
-  void run_forward() const {
-    run(args, place, [](const auto&... all) { forward(all...); });
-  }
-  void run_backward(const BackwardArgs& a, const Place& now) const {
-    run(a, now, [](const auto&... all) { backward(all...); });
-  }
-
- private:
-  template <class Args, class Body>
-  void run(const Args& a, const Place& now, const Body& body) const {
-    Held workspace;
-    if (const int64_t bytes = device_workspace(*backend, a)) {
-      workspace.owner = new_like(like, {bytes}, "uint8");
-      workspace.tensor.data = tensor_in(capsule_of(workspace.owner, now)).data;
-    }
-    const py::gil_scoped_release release;
-    body(*backend, a, workspace.tensor.data);
-    if (!now.stream_is_known) backend->wait(now.device, now.stream);
-  }
-};
-
-// What backward needs of a forward call: views of x, the weights and y, which are the caller's, and
-// c and the gates.
-struct Saved {
-  Call call;
-};
 
 // The same memory as an array of its own: index `i` of the first axis.
 Tensor slice(const Tensor& tensor, int64_t i) {
@@ -200,19 +117,6 @@ Call new_call(const std::string& function, const std::string& cell,
   call.args.stream = call.place.stream;
   call.args.cell = find_cell(cell);
   return call;
-}
-
-// What a call keeps for backward, beside c.
-void allocate_kept(Call& call) {
-  ForwardArgs& a = call.args;
-  const KeptUnits kept =
-      kept_units(call.cell(), a.family.on, call.projected(), a.family.gain_ih.present, call.H());
-  const auto allocate = [&](int64_t units, Tensor& view) {
-    if (units > 0) view = call.keep(call.allocate({call.T(), call.B(), units}));
-  };
-  allocate(kept.reserve, a.reserve);
-  allocate(kept.output, a.family.output);
-  allocate(kept.norms, a.family.norms);
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None, gates or None)
@@ -353,18 +257,8 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
 py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
                       py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n,
                       py::handle dgates, double grad_clip, bool return_step_norms) {
-  if (!py::isinstance<Saved>(saved_object)) {
-    throw TypeError(argument(function, "saved") +
-                    " must be what a forward call with save=True returned, got " +
-                    type_name(saved_object));
-  }
-  const Call& call = py::cast<const Saved&>(saved_object).call;
+  const Call& call = saved_call(function, cells, saved_object);
   const CellInfo& info = call.cell();
-  if (std::find(cells.begin(), cells.end(), info.name) == cells.end()) {
-    throw TypeError(argument(function, "saved") +
-                    " must come from the forward function of the same cell, got one of " +
-                    call.function);
-  }
   BackwardArgs a;
   a.forward = call.args;
   a.forward.threads = call.threads > 0 ? call.threads : num_threads();
@@ -534,6 +428,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
   m.def("set_least_work", &fastrnn::set_least_work, py::arg("multiply_adds"));
+  register_derivatives(m);
   register_layer(m);
   register_xla_handlers(m);
 }

@@ -467,7 +467,10 @@ class Backward {
 
   void pack_list(int64_t count, int64_t columns, T* packed) const {
     parallel_for(threads_for(threads_, kPacking * count * columns), blocks_of<T>(columns),
-                 [&](int64_t block) { pack_rows(row_list_, count, columns, block, packed); });
+                 [&](int64_t block) {
+                   pack_rows([&](int64_t k) { return row_list_[k]; }, count, columns, block,
+                             packed);
+                 });
   }
 
   // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate,

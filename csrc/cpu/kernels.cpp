@@ -31,27 +31,54 @@ struct Kernels {
   static constexpr KernelTable::PerDType value = {{kKernel<C, float>, kKernel<C, double>}};
 };
 
-template <template <class> class C, class T>
-constexpr KernelTable::Kernel kFamilyKernel = {
-    FamilyForward<C, T>::packed_size, FamilyForward<C, T>::pack,
-    FamilyForward<C, T>::workspace,   FamilyForward<C, T>::run,
-    FamilyBackward<C, T>::workspace,  FamilyBackward<C, T>::run};
+// The family's drivers with one cell, on vectors or on dual numbers.
+template <template <class> class C, class V>
+struct FamilyOfCell {
+  static int64_t packed_size(const ForwardArgs& a) {
+    return FamilyForward<V>::packed_size(kCell<C, V>.shape, a);
+  }
+  static void pack(const ForwardArgs& a, void* packed) {
+    FamilyForward<V>::pack(kCell<C, V>.shape, a, packed);
+  }
+  static int64_t forward_workspace(const ForwardArgs& a) {
+    return FamilyForward<V>::workspace(kCell<C, V>, a);
+  }
+  static void forward(const ForwardArgs& a, void* workspace) {
+    FamilyForward<V>::run(kCell<C, V>, a, workspace);
+  }
+  static int64_t backward_workspace(const BackwardArgs& a) {
+    return FamilyBackward<V>::workspace(kCell<C, V>, a);
+  }
+  static void backward(const BackwardArgs& a, void* workspace) {
+    FamilyBackward<V>::run(kCell<C, V>, a, workspace);
+  }
+  static constexpr KernelTable::Kernel kKernel = {
+      packed_size, pack, forward_workspace, forward, backward_workspace, backward};
+};
 
 template <template <class> class C>
 struct FamilyKernels {
   static constexpr KernelTable::PerDType value = {
-      {kFamilyKernel<C, float>, kFamilyKernel<C, double>}};
+      {FamilyOfCell<C, Vec<float>>::kKernel, FamilyOfCell<C, Vec<double>>::kKernel}};
+};
+
+template <template <class> class C>
+struct Derivatives {
+  static constexpr KernelTable::PerDType value = {
+      {FamilyOfCell<C, Dual<Vec<float>>>::kKernel, FamilyOfCell<C, Dual<Vec<double>>>::kKernel}};
 };
 
 constexpr auto kKernels = per_cell<Kernels>();
 constexpr auto kFamilyKernels = per_cell<FamilyKernels>();
+constexpr auto kDerivatives = per_cell<Derivatives>();
 constexpr KernelTable::Probe kProbes[2] = {{Probe<float>::multiply_add, Probe<float>::read},
                                            {Probe<double>::multiply_add, Probe<double>::read}};
 constexpr KernelTable kTable = {.name = FASTRNN_STRING(FASTRNN_ISA),
                                 .supported = supported,
                                 .kernels = kKernels.of,
                                 .probes = kProbes,
-                                .family = kFamilyKernels.of};
+                                .family = kFamilyKernels.of,
+                                .derivatives = kDerivatives.of};
 
 }  // namespace FASTRNN_ISA
 }  // namespace

@@ -109,16 +109,17 @@ void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, in
   }
 }
 
-// as pack_blocks of rows[k][column], zero for a null row
-template <class T>
-void pack_rows(const T* const* rows, int64_t count, int64_t columns, int64_t block, T* packed) {
+// as pack_blocks of row(k)[column], zero for a null row
+template <class T, class Row>
+void pack_rows(const Row& row, int64_t count, int64_t columns, int64_t block, T* packed) {
   using V = Vec<T>;
   const int64_t first = block * V::kLanes;
   const int width = static_cast<int>(columns - first < V::kLanes ? columns - first : V::kLanes);
   const Place place = place_of<T>(block, blocks_of<T>(columns), count, 1);
   T* to = packed + place.at;
   for (int64_t k = 0; k < count; ++k, to += place.stride) {
-    (rows[k] ? V::load(rows[k] + first, width) : V::set(0)).store(to);
+    const T* from = row(k);
+    (from ? V::load(from + first, width) : V::set(0)).store(to);
   }
 }
 

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from fastrnn import reference
+from fastrnn.derivatives import (
+    gru_backward_jvp,
+    gru_double_backward,
+    gru_jvp,
+    lstm_backward_jvp,
+    lstm_double_backward,
+    lstm_jvp,
+    rnn_backward_jvp,
+    rnn_double_backward,
+    rnn_jvp,
+)
 from fastrnn.functional import (
     FamilyGradients,
     Features,
@@ -41,14 +52,23 @@ __all__ = [
     "convert",
     "get_num_threads",
     "gru_backward",
+    "gru_backward_jvp",
+    "gru_double_backward",
     "gru_forward",
+    "gru_jvp",
     "gru_step",
     "lstm_backward",
+    "lstm_backward_jvp",
+    "lstm_double_backward",
     "lstm_forward",
+    "lstm_jvp",
     "lstm_step",
     "reference",
     "rnn_backward",
+    "rnn_backward_jvp",
+    "rnn_double_backward",
     "rnn_forward",
+    "rnn_jvp",
     "rnn_step",
     "set_num_threads",
     "show_config",

@@ -65,6 +65,20 @@ def backward(
     grad_clip: float = 0.0,
     return_step_norms: bool = False,
 ) -> tuple[Any, ...]: ...
+def jvp(
+    function: str, cells: Sequence[str], saved: object, tangents: dict[str, Any]
+) -> tuple[Any, Any, Any, Any]: ...
+def backward_jvp(
+    function: str,
+    cells: Sequence[str],
+    saved: object,
+    tangents: dict[str, Any],
+    dy: object,
+    dh_n: object,
+    dc_n: object,
+    dgates: object,
+    grad_clip: float,
+) -> tuple[tuple[Any, ...], tuple[Any, Any, Any, Any]]: ...
 def step(
     function: str,
     cell: str,

@@ -11,7 +11,7 @@ arXiv:1604.06174): everything that a step needs is there for one chunk at a time
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,31 +115,39 @@ class Saved:
         return sum(part.nbytes for state in self.states[1:] for part in state if part is not None)
 
 
+class _Kept:
+    """Arrays of all steps, from those of chunks."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.arrays: dict[str, Array] = {}
+
+    def add(self, name: str, steps: slice, part: Array | None) -> None:
+        if part is None:
+            return
+        if name not in self.arrays:
+            axis = 1 if self.call.batch_first else 0
+            shape = (*part.shape[:axis], self.call.steps, *part.shape[axis + 1 :])
+            self.arrays[name] = np.empty(shape, part.dtype)
+        self.call.part(self.arrays[name], steps)[...] = part  # type: ignore[index]
+
+
 def forward(
     call: Call, h0: Array | None, c0: Array | None, mode: str, return_cell_sequence: bool
 ) -> tuple[Any, ...]:
     """As _core.forward: (y, h_n, c_n, saved, c or None, gates or None)."""
     length = call.chunk_length(mode)
-    kept: dict[str, Array] = {}
-
-    def keep(name: str, steps: slice, part: Array | None) -> None:
-        if part is None:
-            return
-        if name not in kept:
-            axis = 1 if call.batch_first else 0
-            shape = (*part.shape[:axis], call.steps, *part.shape[axis + 1 :])
-            kept[name] = np.empty(shape, part.dtype)
-        call.part(kept[name], steps)[...] = part  # type: ignore[index]
-
+    kept = _Kept(call)
     states = []
     h, c = h0, c0
     for steps in call.chunks(length) if call.steps else [slice(0, 0)]:
         states.append((h, c))
         y, h, c, _, sequence, gates = call.forward(steps, h, c, False, return_cell_sequence)
         for name, part in (("y", y), ("c", sequence), ("gates", gates)):
-            keep(name, steps, part)
+            kept.add(name, steps, part)
     saved = Saved(call, length, states)
-    results = (kept["y"], h, c, saved, kept.get("c"), kept.get("gates"))
+    arrays = kept.arrays
+    results = (arrays["y"], h, c, saved, arrays.get("c"), arrays.get("gates"))
     return tuple(r if r is saved else to_kind_of(call.like, r) for r in results)
 
 
@@ -177,17 +185,106 @@ def backward(
         dh, dc = g[5], g[6]
         if norms is not None:
             call.part(norms, steps)[...] = g[13]  # type: ignore[index]
-        if total is None:
-            total = list(g)
-        else:
-            for n in (1, 2, 3, 4, *range(7, min(len(g), 13))):
-                if g[n] is not None:
-                    total[n] += g[n]
+        total = list(g) if total is None else _added(total, g)
     assert total is not None
     total[0], total[5], total[6] = dx, dh, dc
     if norms is not None:
         total[13] = norms
     return tuple(to_kind_of(call.like, a) for a in total)
+
+
+def jvp(function: str, saved: Saved, tangents: Mapping[str, Array]) -> tuple[Any, ...]:
+    """As _core.jvp."""
+    results, _ = _jvp(function, saved, _checked_tangents(function, saved, tangents))
+    return tuple(to_kind_of(saved.call.like, r) for r in results)
+
+
+def backward_jvp(
+    function: str,
+    saved: Saved,
+    tangents: Mapping[str, Array],
+    dy: Array | None,
+    dh_n: Array | None,
+    dc_n: Array | None,
+    dgates: Array | None,
+    grad_clip: float,
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """As _core.backward_jvp."""
+    call, t = saved.call, _checked_tangents(function, saved, tangents)
+    of_forward = {name: a for name, a in t.items() if name not in ("dy", "dgates", "dh_n", "dc_n")}
+    results, starts = _jvp(function, saved, of_forward)
+    dy, dh, dc, dgates = (to_numpy(a) for a in (dy, dh_n, dc_n, dgates))
+    tdh, tdc = t.get("dh_n"), t.get("dc_n")
+    dx: Array = np.empty(call.x.shape, call.x.dtype)
+    total: list[Array | None] | None = None
+    chunks = list(call.chunks(saved.length)) or [slice(0, 0)]
+    for steps, state, start in zip(
+        reversed(chunks), reversed(saved.states), reversed(starts), strict=True
+    ):
+        part = call.forward(steps, *state, True, False)[3]
+        of_part = {**_steps_of(call, t, steps), **start, "dh_n": tdh, "dc_n": tdc}
+        given = call.part(dy, steps), dh, dc, call.part(dgates, steps), grad_clip
+        tg, _ = _core.backward_jvp(function, [call.cell], part, _without_none(of_part), *given)
+        g = _core.backward(function, [call.cell], part, *given)
+        call.part(dx, steps)[...] = tg[0]  # type: ignore[index]
+        dh, dc, tdh, tdc = g[5], g[6], tg[5], tg[6]
+        total = list(tg) if total is None else _added(total, tg)
+    assert total is not None
+    total[0], total[5], total[6] = dx, tdh, tdc
+    return tuple(to_kind_of(call.like, a) for a in total), tuple(
+        to_kind_of(call.like, r) for r in results
+    )
+
+
+def _jvp(
+    function: str, saved: Saved, tangents: dict[str, Array]
+) -> tuple[tuple[Array | None, ...], list[dict[str, Array]]]:
+    """The tangents of y, h_n, c_n, gates, and those of the state before each chunk."""
+    call, kept, starts = saved.call, _Kept(saved.call), list[dict[str, Array]]()
+    state: dict[str, Array] = {n: a for n, a in tangents.items() if n in ("h0", "c0")}
+    ty = th = tc = tgates = None
+    chunks = list(call.chunks(saved.length)) or [slice(0, 0)]
+    for steps, (h, c) in zip(chunks, saved.states, strict=True):
+        starts.append(state)
+        part = call.forward(steps, h, c, True, False)[3]
+        of_part = {**_steps_of(call, tangents, steps), **state}
+        ty, th, tc, tgates = _core.jvp(function, [call.cell], part, of_part)
+        kept.add("y", steps, ty)
+        kept.add("gates", steps, tgates)
+        state = _without_none({"h0": th, "c0": tc})
+    return (kept.arrays["y"], th, tc, kept.arrays.get("gates")), starts
+
+
+def _checked_tangents(
+    function: str, saved: Saved, tangents: Mapping[str, Array]
+) -> dict[str, Array]:
+    """NumPy's; those that are cut to the chunks have all steps."""
+    arrays = _without_none({name: to_numpy(a) for name, a in tangents.items()})
+    steps = saved.call.x.shape[:2]
+    for name in ("x", "dy", "dgates"):
+        if name in arrays and arrays[name].shape[:2] != steps:
+            raise ValueError(
+                f"{function}: argument 'tangents[{name}]' must begin with the axes {steps} of x, "
+                f"got shape {arrays[name].shape}"
+            )
+    return arrays
+
+
+def _steps_of(call: Call, tangents: dict[str, Array], steps: slice) -> dict[str, Array]:
+    cut = ("x", "dy", "dgates")
+    return {n: call.part(a, steps) if n in cut else a for n, a in tangents.items()}
+
+
+def _without_none(arrays: Mapping[str, Array | None]) -> dict[str, Array]:
+    return {name: a for name, a in arrays.items() if a is not None}
+
+
+def _added(total: list[Array | None], g: Sequence[Array | None]) -> list[Array | None]:
+    """The gradients of weights, biases and options, of one chunk more."""
+    for n in (1, 2, 3, 4, *range(7, min(len(g), 13))):
+        if g[n] is not None:
+            total[n] += g[n]
+    return total
 
 
 def checked_lengths(function: str, lengths: Any, steps: int) -> Array | None:

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from typing import Unpack
 
 Array = Any  # NumPy's, or one that speaks DLPack
+CELLS = {  # the core's, of each family
+    "lstm": ["lstm", "lstm_coupled"],
+    "gru": ["gru", "gru_reset_before"],
+    "rnn": ["rnn_tanh", "rnn_relu"],
+}
 
 __all__ = [
     "FamilyGradients",
@@ -201,9 +206,8 @@ def lstm_backward(
       arXiv:1308.0850, section 2.1)
     * ``return_step_norms``: ``step_norms`` (T, B), the norm of dL/dh at every step
     """
-    cells = ["lstm", "lstm_coupled"]
     more = _options("lstm_backward", dgates, grad_clip, return_step_norms)
-    g = run_backward("lstm_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = run_backward("lstm_backward", CELLS["lstm"], saved, dy, dh_n, dc_n, *more)
     return LSTMGradients(*g) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -294,9 +298,8 @@ def gru_backward(
     """Back-propagation through time (Werbos 1990) of one :func:`gru_forward`. dy (T, B, H), dh_n
     (B, H), dc_n with ``w_hr`` alone; None is zero. The options are those of :func:`lstm_backward`.
     """
-    cells = ["gru", "gru_reset_before"]
     more = _options("gru_backward", dgates, grad_clip, return_step_norms)
-    g = run_backward("gru_backward", cells, saved, dy, dh_n, dc_n, *more)
+    g = run_backward("gru_backward", CELLS["gru"], saved, dy, dh_n, dc_n, *more)
     return GRUGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -383,9 +386,8 @@ def rnn_backward(
     """Back-propagation through time (Werbos 1990) of one :func:`rnn_forward`. dy (T, B, H), dh_n
     (B, H); None is zero. The options are those of :func:`lstm_backward`.
     """
-    cells = ["rnn_tanh", "rnn_relu"]
     more = _options("rnn_backward", dgates, grad_clip, return_step_norms)
-    g = run_backward("rnn_backward", cells, saved, dy, dh_n, None, *more)
+    g = run_backward("rnn_backward", CELLS["rnn"], saved, dy, dh_n, None, *more)
     return RNNGradients(*g[:6]) if len(g) == 7 else FamilyGradients(*g)
 
 
@@ -486,9 +488,14 @@ def _second_state(function: str, on: Settings, c0: Array | None) -> Array | None
 def _options(
     function: str, dgates: Array | None, grad_clip: float | None, return_step_norms: bool
 ) -> tuple[Array | None, float, bool]:
+    return dgates, checked_clip(function, grad_clip), bool(return_step_norms)
+
+
+def checked_clip(function: str, grad_clip: float | None) -> float:
+    """The core's: 0 for none."""
     if grad_clip is not None and not grad_clip > 0.0:
         raise ValueError(f"{function}: argument 'grad_clip' must be above 0, got {grad_clip}")
-    return dgates, 0.0 if grad_clip is None else float(grad_clip), bool(return_step_norms)
+    return 0.0 if grad_clip is None else float(grad_clip)
 
 
 def _gru(reset_after: bool) -> str:

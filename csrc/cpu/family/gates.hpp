@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cells/gates.hpp"
-#include "cpu/sequence.hpp"
+#include "cpu/dual.hpp"
 
 namespace fastrnn {
 namespace {
@@ -21,7 +21,7 @@ V log1p_of_unit(V e) {
 }
 
 template <class V>
-__attribute__((noinline)) Gate<V> activate(const Activation& f, V a) {
+Gate<V> activated(const Activation& f, V a) {
   using T = typename V::Scalar;
   const V zero = V::set(0), one = V::set(1);
   const V alpha = V::set(static_cast<T>(f.alpha)), beta = V::set(static_cast<T>(f.beta));
@@ -64,6 +64,22 @@ __attribute__((noinline)) Gate<V> activate(const Activation& f, V a) {
       return {maximum(zero, a) + log1p_of_unit(exp_minus_abs(a)), sigmoid(a)};
   }
   return {a, one};
+}
+
+// At a kink the tangent of the value is the slope's, as it is backwards.
+template <class T>
+Gate<Vec<T>> by_slope(Gate<Vec<T>> gate, Vec<T>) {
+  return gate;
+}
+template <class V>
+Gate<Dual<V>> by_slope(Gate<Dual<V>> gate, Dual<V> a) {
+  gate.value.tangent = gate.slope.value * a.tangent;
+  return gate;
+}
+
+template <class V>
+__attribute__((noinline)) Gate<V> activate(const Activation& f, V a) {
+  return by_slope(activated(f, a), a);
 }
 
 // The cell's own activations, of which the value is kept, or chosen ones, of which the input is
@@ -124,14 +140,14 @@ struct FamilyGates : FamilyActivations<V> {
 };
 
 // Makes the gates of a block of units: the panels of peepholes lie one after the other.
-template <class T>
+template <class V>
 class GatesOf {
  public:
-  using V = Vec<T>;
+  using T = typename V::Scalar;
   using Gates = FamilyGates<V>;
 
   // grad_clip: of the gates' gradients; 0 for none
-  GatesOf(const Family& f, int gates, const T* peepholes, int peephole_count, int64_t width,
+  GatesOf(const Family& f, int gates, At<V> peepholes, int peephole_count, int64_t width,
           double grad_clip = 0)
       : peepholes_(peepholes), peephole_count_(peephole_count), width_(width) {
     gates_.chosen = f.chosen ? f.activations : nullptr;
@@ -148,11 +164,11 @@ class GatesOf {
   }
 
   // incoming: [gates, units] or null
-  Gates at(int64_t block, const T* incoming = nullptr, int gates = 0, int64_t units = 0) const {
+  Gates at(int64_t block, ConstAt<V> incoming = {}, int gates = 0, int64_t units = 0) const {
     Gates k = gates_;
     for (int n = 0; k.has_peepholes && n < peephole_count_; ++n)
-      k.weights[n] = V::load(peepholes_ + n * width_ + block * V::kLanes);
-    k.has_incoming = incoming != nullptr;
+      k.weights[n] = V::load(peepholes_ + (n * width_ + block * V::kLanes));
+    k.has_incoming = static_cast<bool>(incoming);
     for (int g = 0; incoming && g < gates; ++g)
       k.incoming_gradients[g] = load_block(incoming + g * units, block, units);
     return k;
@@ -160,7 +176,7 @@ class GatesOf {
 
  private:
   Gates gates_;
-  const T* peepholes_;
+  At<V> peepholes_;
   int peephole_count_;
   int64_t width_;
 };

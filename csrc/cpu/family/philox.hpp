@@ -99,19 +99,19 @@ inline bool has_weight_dropout(const Family& f) { return f.weight_dropout > 0 &&
 
 // w_hh times what DropConnect keeps of it, in memory of `arena`
 template <class T>
-Tensor kept_weights(const ForwardArgs& a, Arena& arena) {
-  if (!has_weight_dropout(a.family)) return a.w_hh;
-  const int64_t rows = a.w_hh.shape[0], columns = a.w_hh.shape[1];
+Tensor kept_weights(const Family& family, const Tensor& w_hh, Arena& arena) {
+  if (!has_weight_dropout(family)) return w_hh;
+  const int64_t rows = w_hh.shape[0], columns = w_hh.shape[1];
   T* product = arena.take<T>(rows * columns);
-  Tensor kept = a.w_hh;
+  Tensor kept = w_hh;
   kept.data = product;
   kept.stride[0] = columns, kept.stride[1] = 1;
   if (!arena.base) return kept;
-  const auto mask = kept_units<T>(a.family.seed, Stream::kWeight, a.family.weight_dropout);
+  const auto mask = kept_units<T>(family.seed, Stream::kWeight, family.weight_dropout);
   for (int64_t row = 0; row < rows; ++row) {
     T* to = product + row * columns;
-    const T* from = static_cast<const T*>(a.w_hh.data) + row * a.w_hh.stride[0];
-    for (int64_t k = 0; k < columns; ++k) to[k] = from[k * a.w_hh.stride[1]];
+    const T* from = static_cast<const T*>(w_hh.data) + row * w_hh.stride[0];
+    for (int64_t k = 0; k < columns; ++k) to[k] = from[k * w_hh.stride[1]];
     mask.multiply(0, row, columns, to);
   }
   return kept;
