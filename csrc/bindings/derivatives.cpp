@@ -94,7 +94,7 @@ class Tangents {
   // every name must be one of an argument
   void check_names() const {
     std::string all;
-    for (const std::string& name : names_) all += (all.empty() ? "" : ", ") + name;
+    for (const std::string& name : names_) all.append(all.empty() ? "" : ", ").append(name);
     for (const auto& [key, value] : given_) {
       const std::string name = py::cast<std::string>(py::str(key));
       if (std::find(names_.begin(), names_.end(), name) == names_.end()) {
