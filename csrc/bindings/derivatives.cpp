@@ -26,7 +26,7 @@ class Tangents {
     const int64_t longest =
         std::max({call.cell().gates * call.H(), call.args.x.shape[2], call.P(), call.H()});
     zeros_ = keep(new_array(dtype(), {longest}));
-    std::memset(zeros_.data, 0, static_cast<size_t>(longest * (is_float() ? 4 : 8)));
+    std::memset(zeros_.data, 0, static_cast<size_t>(longest * item_size(dtype())));
   }
 
   // a tensor and its tangent; of an optional argument that is not there, nothing
@@ -106,7 +106,6 @@ class Tangents {
 
  private:
   DType dtype() const { return call_.args.x.dtype; }
-  bool is_float() const { return dtype() == DType::kFloat32; }
 
   py::object given_of(const char* name) const {
     return given_.contains(name) ? py::object(given_[name]) : py::object(py::none());

@@ -51,6 +51,8 @@ void copy_or_zero(T* to, const T* from, int64_t n) {
   if (from) {
     memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
   } else {
+    // `to` lies in an arena:
+    // NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker)
     memset(to, 0, static_cast<size_t>(n) * sizeof(T));
   }
 }
