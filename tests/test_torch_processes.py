@@ -123,3 +123,13 @@ def test_two_ranks_train_the_weights_that_one_process_trains(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "largest difference" in line)
     assert float(line.split()[-1]) <= 1e-12
+
+
+def test_the_language_model_of_the_examples_has_the_losses_of_torch() -> None:
+    script = ROOT / "examples" / "torch_language_model.py"
+    done = subprocess.run(
+        [sys.executable, script, "--steps", "20", "--size", "48"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "largest difference" in line)
+    assert float(line.split()[-1]) <= 1e-4

@@ -330,3 +330,26 @@ def test_import_without_torch_names_what_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "torch" in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError")
+
+
+def test_the_gradient_of_the_input_is_a_tensor_like_any_other() -> None:
+    """Its memory is the core's, and of a size at which that is used again."""
+    lstm = fastrnn.torch.LSTM(64, 64)
+    x = torch.randn(50, 32, 64, requires_grad=True)
+    lstm(x)[0].sum().backward()
+    assert x.grad is not None
+    first, expected = x.grad, x.grad.clone()
+    lstm(x)[0].sum().backward()  # adds to it
+    torch.testing.assert_close(first, 2 * expected)
+    x.grad = None
+    lstm(2 * x)[0].sum().backward()  # may not lie where it lies
+    assert torch.equal(first.mul_(0.5), expected)
+    for same in (
+        copy.deepcopy(first),
+        pickle.loads(pickle.dumps(first)),
+        torch.from_numpy(first.numpy()),
+        first.clone().share_memory_(),
+        first.share_memory_(),
+    ):
+        assert torch.equal(same, expected)
+    assert torch.equal(first.resize_(10, 32, 64), expected[:10])

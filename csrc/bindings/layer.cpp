@@ -97,12 +97,13 @@ struct Layer {
     return x;
   }
 
-  py::object empty(py::handle like, const Shape& shape, DType dtype) const {
-    return new_tensor(like, shape, dtype, place.device);
+  py::object empty(py::handle like, const Shape& shape, DType dtype, For whom = For::kUser) const {
+    return new_tensor(like, shape, dtype, place.device, whom);
   }
   // of what is kept of c
-  py::object empty_c(py::handle like, const Shape& shape, DType dtype) const {
-    if (compute_dtype(dtype) == dtype) return empty(like, shape, dtype);
+  py::object empty_c(py::handle like, const Shape& shape, DType dtype,
+                     For whom = For::kUser) const {
+    if (compute_dtype(dtype) == dtype) return empty(like, shape, dtype, whom);
     return new_like(like, {shape.size, shape.size + shape.rank}, "float32");
   }
 
@@ -398,8 +399,10 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
   if (!layer.step) y = layer.empty(x, layer.sequence_shape(T, B, D * P), dtype);
   const py::object h_n = layer.empty(x, layer.state_shape(B, P), dtype);
   if (has_c) c_n = layer.empty_c(x, layer.state_shape(B, H), dtype);
-  if (has_c && save && !layer.step) c = layer.empty_c(x, layer.saved_shape(T, B, H), dtype);
-  if (kept > 0 && save) reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype);
+  if (has_c && save && !layer.step)
+    c = layer.empty_c(x, layer.saved_shape(T, B, H), dtype, For::kAutograd);
+  if (kept > 0 && save)
+    reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype, For::kAutograd);
   const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
                        layer.take("c", c), layer.take("reserve", reserve)};
   if (filled && out.reserve.present && layer.place.on_host()) {  // CUDA fills it itself
@@ -441,10 +444,10 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
   py::list gradients(wanted.size());
   const py::handle x = inputs[0];
   const auto gradient = [&](size_t i, const Shape& shape) -> Tensor {
-    constexpr size_t kC0 = 2;
+    constexpr size_t kX = 0, kC0 = 2;
     gradients[i] = !wanted[i] ? py::none()
                    : i == kC0 ? layer.empty_c(x, shape, dtype)
-                              : layer.empty(x, shape, dtype);
+                              : layer.empty(x, shape, dtype, i == kX ? For::kAutograd : For::kUser);
     return layer.take("gradient", gradients[i]);
   };
   const bool two_dx = D == 2;

@@ -4,11 +4,11 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <new>
 
 #include "bindings/dlpack.hpp"
 #include "fastrnn.hpp"
+#include "memory.hpp"
 
 namespace fastrnn::bindings {
 
@@ -22,20 +22,22 @@ inline pybind11::object own(PyObject* result) {
   return pybind11::reinterpret_steal<pybind11::object>(result);
 }
 
-// Memory of ours that the framework is handed: 1 us on a machine where its own empty() takes 3.
-// Such a tensor cannot be made larger in place, so it is for small ones.
-inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape& shape,
-                                     DType dtype, int64_t bytes) {
+// Memory of ours that the framework is handed. A small one takes 1 us on a machine where the
+// framework's own empty() takes 3; a large one has huge pages, and was there at the last call.
+// Such a tensor cannot be made larger in place.
+inline pybind11::object tensor_of_ours(const dlpack::ExchangeAPI& api, const Shape& shape,
+                                       DType dtype, int64_t bytes) {
   struct Owned {
     dlpack::ManagedTensor managed;
+    Free free;
     int64_t shape[kMaxRank], stride[kMaxRank];
   };
-  constexpr int64_t kAlignment = 64;
-  const auto aligned = [](int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; };
-  const int64_t before = aligned(sizeof(Owned));
-  void* const memory = std::aligned_alloc(kAlignment, static_cast<size_t>(before + aligned(bytes)));
-  if (!memory) throw std::bad_alloc();
+  constexpr int64_t kBefore = (sizeof(Owned) + 63) / 64 * 64;
+  Memory block = allocate(kBefore + bytes);
+  const Free free = block.get_deleter();
+  char* const memory = static_cast<char*>(block.release());
   auto* const owned = new (memory) Owned;
+  owned->free = free;
   int64_t size = 1;
   for (int i = shape.rank - 1; i >= 0; --i) {
     owned->shape[i] = shape.size[i];
@@ -45,9 +47,12 @@ inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape
   const auto bits = static_cast<uint8_t>(8 * item_size(dtype));
   owned->managed = {{dlpack::kMajorVersion, 0},
                     nullptr,
-                    [](dlpack::ManagedTensor* self) { std::free(self); },
+                    [](dlpack::ManagedTensor* self) {
+                      const Free free = reinterpret_cast<Owned*>(self)->free;
+                      free(self);
+                    },
                     0,
-                    {static_cast<char*>(memory) + before,
+                    {memory + kBefore,
                      {dlpack::kCPU, 0},
                      shape.rank,
                      {dlpack::kFloat, bits, 1},
@@ -59,16 +64,20 @@ inline pybind11::object small_tensor(const dlpack::ExchangeAPI& api, const Shape
   return own(static_cast<PyObject*>(object));
 }
 
+// Who gets a tensor. A user may want to make a large one larger in place; what autograd keeps or
+// hands on to the layer before is made anew at every step, and fresh memory costs it a tenth.
+enum class For { kUser, kAutograd };
+
 // A tensor of the framework of `like`, on its device and of its dtype; on the CPU float32 or
 // float64.
 inline pybind11::object new_tensor(pybind11::handle like, const Shape& shape, DType dtype,
-                                   int device = kHost) {
+                                   int device = kHost, For whom = For::kUser) {
   constexpr int64_t kSmall = 16 << 10;
   int64_t bytes = item_size(dtype);
   for (int i = 0; i < shape.rank; ++i) bytes *= shape.size[i];
   const dlpack::ExchangeAPI* api = dlpack::exchange_api(like);
-  if (device == kHost && api && api->to_object && bytes <= kSmall)
-    return small_tensor(*api, shape, dtype, bytes);
+  if (device == kHost && api && api->to_object && (bytes <= kSmall || whom == For::kAutograd))
+    return tensor_of_ours(*api, shape, dtype, bytes);
   static PyObject* const kNewEmpty = PyUnicode_InternFromString("new_empty");
   pybind11::tuple sizes(shape.rank);
   for (int i = 0; i < shape.rank; ++i)
