@@ -12,6 +12,9 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn.torch
+import fastrnn.torch.derivatives
+import fastrnn.torch.formula
+import fastrnn.torch.ops
 from fastrnn.torch.formula import layer as formula_layer
 from fastrnn.torch.layer import layer
 from fastrnn.torch.spec import Inputs, Spec
@@ -144,6 +147,46 @@ def test_the_formula_is_the_core(cell: str, option: str) -> None:
         results = function(*point)
     for got, want in zip(results, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cell", "option"), CASES)
+def test_the_core_computes_them(cell: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of gradients, and forward mode where no gradient is asked for: without the formula,
+    the formula's numbers.
+    """
+    function, point = problem(cell, option)
+    tangents = [torch.randn_like(p) for p in point]
+
+    def second() -> tuple[torch.Tensor, ...]:
+        value = sum(y.pow(2).sum() for y in function(*point))
+        first = torch.autograd.grad(value, point, create_graph=True)
+        return torch.autograd.grad(sum(g.pow(2).sum() for g in first), point)
+
+    def forward_mode(needs_gradient: bool) -> list[torch.Tensor]:
+        with forward_ad.dual_level():
+            duals = [
+                forward_ad.make_dual(p.detach().requires_grad_(needs_gradient), t)
+                for p, t in zip(point, tangents, strict=True)
+            ]
+            return [forward_ad.unpack_dual(y).tangent for y in function(*duals)]
+
+    expected = (*recomputed(second, monkeypatch), *forward_mode(True))
+    with monkeypatch.context() as patch:
+        patch.setattr(fastrnn.torch.formula, "layer", None)
+        got = (*second(), *forward_mode(False))
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-11)
+
+
+def recomputed(function: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With the formula in the place of the core."""
+
+    def backward(spec: Spec, inputs: Inputs, saved: Any, cotangents: Any, wanted: Any) -> Any:
+        return fastrnn.torch.ops.recomputed_gradients(spec, inputs, cotangents, wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fastrnn.torch.derivatives, "backward", backward)
+        return function()
 
 
 def test_an_input_that_depends_on_another_counts_once() -> None:

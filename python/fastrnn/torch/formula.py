@@ -1,9 +1,9 @@
 """The layer in plain, differentiable torch operations: one step after another, the same semantics
 as the core's.
 
-It serves what the fused kernels do not compute: derivatives of second and higher order,
-forward-mode differentiation, and the transforms of ``torch.func``. The equations, the names and the
-order are those of ``fastrnn.reference``.
+It serves what the core does not compute: derivatives of third and higher order, forward mode of
+what is differentiated backwards too, and the transforms of ``torch.func``. The equations, the names
+and the order are those of ``fastrnn.reference``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ no gradient wanted                  the core, nothing saved
 a gradient wanted                   the core in a ``torch.autograd.Function``
 torch.compile, export, FakeTensor,
 meta, make_fx, torch.jit.trace      the operator ``fastrnn::layer``
-torch.func, forward-mode AD         the formula in torch operations
+forward-mode AD, no gradient        the core's jvp
+torch.func, and both modes of AD    the formula in torch operations
 ==================================  =============================================
 """
 
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn.torch import formula, kernels, ops
+from fastrnn.torch import derivatives, formula, kernels, ops
 from fastrnn.torch.cache import WeightCache
+from fastrnn.torch.derivatives import as_sequence, sequence
 from fastrnn.torch.spec import Inputs, Spec
 
 __all__ = ["eager", "eager_layer", "layer", "step", "unwatched"]
@@ -67,13 +69,17 @@ class _Layer(torch.autograd.Function):
         dy, dh_n, dc_n = given[:3]
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # create_graph=True
-            if is_step:
+            if eager(x) and all(t is None or type(t) is Tensor for t in given):
+                saved = y, c, reserve
+                gradients = derivatives.backward(ctx.spec, inputs, saved, given[:3], wanted)
+            elif is_step:
                 gradients = _recomputed_step(ctx.spec, inputs, dh_n, dc_n, wanted)
             else:
                 gradients = ops.recomputed_gradients(ctx.spec, inputs, (dy, dh_n, dc_n), wanted)
         else:
-            saved, cotangents = (y, c, reserve), (dy, dh_n, dc_n)
-            gradients = kernels.backward(ctx.spec, inputs, saved, cotangents, wanted)
+            gradients = kernels.backward(
+                ctx.spec, inputs, (y, c, reserve), (dy, dh_n, dc_n), wanted
+            )
         return (None, None, *gradients[:3], None, None, None, None, *gradients[3:])
 
 
@@ -84,21 +90,10 @@ _apply: Any = super(torch.autograd.Function, _Layer).apply
 def _recomputed_step(
     spec: Spec, inputs: Inputs, dh: Tensor | None, dc: Tensor | None, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    cotangents = None, _sequence(dh), _sequence(dc)
-    found = ops.recomputed_gradients(spec, _as_sequence(inputs), cotangents, wanted)
+    cotangents = None, sequence(dh), sequence(dc)
+    found = ops.recomputed_gradients(spec, as_sequence(inputs), cotangents, wanted)
     states = (None if g is None else g.squeeze(0) for g in found[:3])
     return [*states, *found[3:]]
-
-
-def _as_sequence(inputs: Inputs) -> Inputs:
-    """One step as a sequence of one step."""
-    return inputs._replace(
-        x=inputs.x.unsqueeze(0), h0=_sequence(inputs.h0), c0=_sequence(inputs.c0)
-    )
-
-
-def _sequence(step: Tensor | None) -> Tensor | None:
-    return None if step is None else step.unsqueeze(0)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -133,11 +128,24 @@ def layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple
     if not torch.compiler.is_compiling() and (
         _transforms_active() or forward_ad._current_level >= 0
     ):
+        if _in_forward_mode_alone(inputs):
+            return derivatives.forward_mode(spec, inputs)
         return formula.layer(spec, inputs)
     # torch.jit.trace checks its graph without gradients, and wants the same one
     save = (torch.is_grad_enabled() or _tracing()) and _needs_gradient(inputs)
     y, h_n, c_n, _, _ = ops.layer(*spec, *inputs, save)
     return (y, h_n, c_n) if spec.cell.startswith("lstm") else (y, h_n)
+
+
+def _in_forward_mode_alone(inputs: Inputs) -> bool:
+    """No transform, and no gradient of what is computed."""
+    return (
+        type(inputs.x) in _PLAIN
+        and inputs.x.is_cpu
+        and not _transforms_active()
+        and not _dispatch_modes()
+        and not (torch.is_grad_enabled() and _needs_gradient(inputs))
+    )
 
 
 def eager_layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
@@ -154,7 +162,7 @@ def step(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[
     """One step: x (B, I), h and c (B, H) -> h and for the LSTM c, (B, H)."""
     if eager(inputs.x):
         return eager_layer(spec, inputs, cache)
-    _, *finals = layer(spec, _as_sequence(inputs))
+    _, *finals = layer(spec, as_sequence(inputs))
     return tuple(final.squeeze(0) for final in finals)
 
 

@@ -16,7 +16,7 @@ from fastrnn import checkpoint
 from fastrnn.reference.features import LayerNorm, Settings
 from fastrnn.torch.spec import Inputs, Results, Spec
 
-__all__ = ["backward", "chunks", "forward"]
+__all__ = ["as_numpy", "backward", "calls", "chunks", "forward", "joined"]
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _NORMS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
@@ -35,8 +35,8 @@ def forward(spec: Spec, inputs: Inputs) -> Results:
     (D, N, B, H): h and c before each of N chunks.
     """
     results: list[tuple[Any, ...]] = []
-    for d, call in enumerate(_calls(spec, inputs)):
-        h0, c0 = (_numpy(s if s is None else s[d]) for s in (inputs.h0, inputs.c0))
+    for d, call in enumerate(calls(spec, inputs)):
+        h0, c0 = (as_numpy(s if s is None else s[d]) for s in (inputs.h0, inputs.c0))
         y, h_n, c_n, saved, _, _ = checkpoint.forward(call, h0, c0, "recompute", False)
         states = []
         for last, kept in (
@@ -65,42 +65,46 @@ def backward(
 ) -> list[Tensor | None]:
     """As :func:`fastrnn.torch.kernels.backward`."""
     _, c, reserve = saved
-    dy, dh_n, dc_n = (_numpy(t) for t in cotangents)
-    dx: Any = None
-    states: list[tuple[Any, Any]] = []
-    dweights: list[Any] = []
-    for d, call in enumerate(_calls(spec, inputs)):
-        h_states = _numpy(reserve)[d]
-        c_states = [None] * len(h_states) if c is None else _numpy(c)[d]
+    dy, dh_n, dc_n = (as_numpy(t) for t in cotangents)
+    results = []
+    for d, call in enumerate(calls(spec, inputs)):
+        h_states = as_numpy(reserve)[d]
+        c_states = [None] * len(h_states) if c is None else as_numpy(c)[d]
         length = call.chunk_length("recompute")
         kept = checkpoint.Saved(call, length, list(zip(h_states, c_states, strict=True)))
         columns = None if dy is None else np.split(dy, spec.directions, axis=-1)[d]
         dh, dc = (None if s is None else s[d] for s in (dh_n, dc_n))
-        part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0, *more = checkpoint.backward(
-            call.function, kept, columns, dh, dc, None, 0.0, False
-        )
+        results.append(checkpoint.backward(call.function, kept, columns, dh, dc, None, 0.0, False))
+    return joined(results, wanted)
+
+
+def joined(results: Sequence[Sequence[Any]], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of the directions, in the core's order -> of x, h0, c0 and the weights."""
+    dx: Any = None
+    states: list[tuple[Any, Any]] = []
+    dweights: list[Any] = []
+    for part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0, *more in results:
         dx = part if dx is None else np.add(dx, part, out=dx)
         states.append((dh0, dc0))
         dweights += [g for g in (dw_ih, dw_hh, db_ih, db_hh, *more[:6]) if g is not None]
     dh0, dc0 = (None if s[0] is None else np.stack(s) for s in zip(*states, strict=True))
-    gradients = (dx, dh0, dc0, *dweights)
     return [
         torch.from_numpy(g) if want and g is not None else None
-        for g, want in zip(gradients, wanted, strict=True)
+        for g, want in zip((dx, dh0, dc0, *dweights), wanted, strict=True)
     ]
 
 
-def _calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
-    """Of each direction."""
-    x = _numpy(inputs.x)
+def calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
+    """Calls of the core, one for each direction."""
+    x = as_numpy(inputs.x)
     lengths = None
     if inputs.lengths is not None:
         steps = x.shape[1 if spec.batch_first else 0]
-        lengths = checkpoint.checked_lengths("layer_forward", _numpy(inputs.lengths), steps)
+        lengths = checkpoint.checked_lengths("layer_forward", as_numpy(inputs.lengths), steps)
     keys = spec.keys(inputs.seed)
-    calls = []
+    made = []
     for d, row in enumerate(spec.rows(inputs.weights)):
-        w = {name: _numpy(weight) for name, weight in row.items()}
+        w = {name: as_numpy(weight) for name, weight in row.items()}
         w_ih, w_hh, b_ih, b_hh = (w.get(name) for name in _WEIGHTS)
         call = checkpoint.Call(
             "layer_forward",
@@ -108,8 +112,8 @@ def _calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
             x,
             (w_ih, w_hh, b_ih, b_hh),
             lengths,
-            _numpy(inputs.mask),
-            _numpy(inputs.reset),
+            as_numpy(inputs.mask),
+            as_numpy(inputs.reset),
             d == 1,
             spec.batch_first,
             None,
@@ -117,8 +121,8 @@ def _calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
             x,
             torch.get_num_threads(),
         )
-        calls.append(call)
-    return calls
+        made.append(call)
+    return made
 
 
 def _settings(spec: Spec, w: dict[str, Any], key: int | None) -> Settings | None:
@@ -139,5 +143,5 @@ def _settings(spec: Spec, w: dict[str, Any], key: int | None) -> Settings | None
     )
 
 
-def _numpy(tensor: Tensor | None) -> Any:
+def as_numpy(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().resolve_neg().numpy()
