@@ -98,8 +98,12 @@ class Tangents {
     for (const auto& [key, value] : given_) {
       const std::string name = py::cast<std::string>(py::str(key));
       if (std::find(names_.begin(), names_.end(), name) == names_.end()) {
-        throw ValueError(argument(function_, "tangents") + " must be of arguments (" + all +
-                         "), got '" + name + "'");
+        throw ValueError(argument(function_, "tangents")
+                             .append(" must be of arguments (")
+                             .append(all)
+                             .append("), got '")
+                             .append(name)
+                             .append("'"));
       }
     }
   }
