@@ -48,13 +48,16 @@ def test_linter_finds_nothing(command: tuple[str, ...]) -> None:
     run(*command)
 
 
-def test_clang_tidy_finds_nothing(build: Path) -> None:
+def test_clang_tidy_finds_nothing(build: Path, tmp_path: Path) -> None:
     compiled = json.loads((build / "compile_commands.json").read_text())
-    sources = sorted({Path(entry["file"]) for entry in compiled} & set(CXX))
+    # kernels.cpp takes minutes: for the best instruction set alone, which comes last
+    once = {entry["file"]: entry for entry in compiled}
+    (tmp_path / "compile_commands.json").write_text(json.dumps([*once.values()]))
+    sources = sorted({Path(file) for file in once} & set(CXX))
     assert len(sources) > 5
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(
-            lambda path: attempt("clang-tidy", "--quiet", "-p", build, path), sources
+            lambda path: attempt("clang-tidy", "--quiet", "-p", tmp_path, path), sources
         )
         findings = "\n".join(done.stdout for done in results if done.returncode)
     assert not findings, findings
