@@ -19,6 +19,7 @@ struct DualAt {
   T* value = nullptr;
   T* tangent = nullptr;
   explicit operator bool() const { return value != nullptr; }
+  // NOLINTNEXTLINE(misc-explicit-constructor): as T* becomes const T*
   operator DualAt<const T>() const { return {value, tangent}; }
 };
 template <class T>
@@ -160,6 +161,7 @@ T* part(DualAt<T> p, int n) {
   return n == 0 ? p.value : p.tangent;
 }
 inline const Tensor& part(const Tensor& tensor, int n) { return n == 0 ? tensor : *tensor.tangent; }
+const Tensor& part(Tensor&&, int) = delete;
 
 template <class V>
 At<V> make_at(typename V::Scalar* value, typename V::Scalar* tangent) {
