@@ -68,7 +68,8 @@ def main() -> int:
                 runs = {name: peer.prepare(problem, mode) for name, peer in contestants.items()}
                 theirs, ours = (run.to_numpy(run.call()) for run in runs.values())
                 apart = disagreement(case, ours, theirs)
-                if differs := differs or apart > LARGEST_DISAGREEMENT:
+                if apart > LARGEST_DISAGREEMENT:
+                    differs = True
                     print(f"{case.name}: results differ, by {apart:.3g} units of rounding")
                     continue
                 times = interleaved({n: run.call for n, run in runs.items()}, options.seconds)

@@ -98,24 +98,11 @@ def _by_formula(
         if x.dim() == 2:
             aliases, given = as_sequence(aliases), (None, *map(sequence, given[1:]))
         gradients = ops.recomputed_gradients(spec, aliases, given, wanted)
-        pairs = [
-            (g.reshape(v.shape), v)
+        results = [
+            None if g is None or v is None else g.reshape(v.shape)
             for g, v in zip(gradients, u, strict=True)
-            if g is not None and v is not None and g.requires_grad
         ]
-        asked = [t for t in sources if t is not None]
-        if not pairs:
-            return [None] * len(sources)
-        found = iter(
-            torch.autograd.grad(
-                [g for g, _ in pairs],
-                asked,
-                [v for _, v in pairs],
-                create_graph=differentiable,
-                allow_unused=True,
-            )
-        )
-    return [None if t is None else next(found) for t in sources]
+        return ops.gradients_of(results, u, sources, differentiable)
 
 
 def _of_step(spec: Spec, inputs: Inputs, cotangents: Tensors, u: Tensors) -> Tensors:

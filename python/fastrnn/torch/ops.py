@@ -147,27 +147,36 @@ def recomputed_gradients(
         h0, c0 = (None if i is None else i.view_as(i) for i in (inputs.h0, inputs.c0))
         sources = (x, h0, c0, *weights)
         results = formula.layer(spec, inputs._replace(x=x, weights=weights, h0=h0, c0=c0))
-        pairs = [
-            (result, cotangent)
-            for result, cotangent in zip(results, cotangents, strict=False)
-            if cotangent is not None and result.requires_grad
-        ]
-        asked = [i for i, want in zip(sources, wanted, strict=True) if want and i is not None]
-        if not pairs:
-            return [None] * len(sources)
-        found = iter(
-            torch.autograd.grad(
-                [result for result, _ in pairs],
-                asked,
-                [cotangent for _, cotangent in pairs],
-                create_graph=differentiable,
-                allow_unused=True,
-            )
-        )
-    return [
-        next(found) if want and i is not None else None
-        for i, want in zip(sources, wanted, strict=True)
+        asked = [i if want else None for i, want in zip(sources, wanted, strict=True)]
+        return gradients_of(results, cotangents, asked, differentiable)
+
+
+def gradients_of(
+    results: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    sources: Sequence[Tensor | None],
+    differentiable: bool,
+) -> list[Tensor | None]:
+    """Gradients of the sources, as torch.autograd.grad has them; None for a source that is None,
+    and where nothing comes from the results.
+    """
+    pairs = [
+        (result, cotangent)
+        for result, cotangent in zip(results, cotangents, strict=False)
+        if result is not None and cotangent is not None and result.requires_grad
     ]
+    if not pairs:
+        return [None] * len(sources)
+    found = iter(
+        torch.autograd.grad(
+            [result for result, _ in pairs],
+            [source for source in sources if source is not None],
+            [cotangent for _, cotangent in pairs],
+            create_graph=differentiable,
+            allow_unused=True,
+        )
+    )
+    return [None if source is None else next(found) for source in sources]
 
 
 torch.library.register_autograd(
