@@ -139,8 +139,9 @@ def plot(figures: Figures, path: Path) -> None:
     names = list(dict.fromkeys(name for r in results for name in r["seconds"]))
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
+    # narrow enough that the text can be read on a telephone
     figure = matplotlib.Figure(
-        figsize=(columns * (2.5 + 0.28 * len(cases)), 1.6 + 2.4 * rows), layout="constrained"
+        figsize=(1.3 + 1.9 * columns, 0.9 + (0.5 + 0.17 * len(cases)) * rows), layout="constrained"
     )
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
     for panel in panels.flat[len(groups) :]:
@@ -148,26 +149,33 @@ def plot(figures: Figures, path: Path) -> None:
     for panel, group in zip(panels.flat, groups, strict=False):
         for i, name in enumerate(names):
             points = [
-                (cases.index(r["case"]), r["share_of_floor"][name])
+                (r["share_of_floor"][name], cases.index(r["case"]))
                 for r in results
                 if (r["cell"], r["mode"]) == group and name in r["seconds"]
             ]
-            style = {"marker": "o", "s": 40, "zorder": 3} if name == OURS else {"marker": "x"}
+            style = {"marker": "o", "s": 30, "zorder": 3} if name == OURS else {"marker": "x"}
             if not points:
                 continue
             panel.scatter(*zip(*points, strict=True), label=name, color=f"C{i}", **style)
         panel.set_title(" ".join(group), fontsize=10)
-        panel.set_ylim(0, None)
-        panel.axhline(1, color="grey", linewidth=0.8)
-        panel.grid(axis="y", alpha=0.3)
-        panel.set_xticks(range(len(cases)), cases, rotation=60, ha="right", fontsize=7)
+        panel.set_xlim(0, None)
+        panel.axvline(1, color="grey", linewidth=0.8)
+        panel.grid(alpha=0.3)
+        panel.tick_params(labelsize=8)
+        panel.set_yticks(range(len(cases)), cases)
+    panels[0, 0].invert_yaxis()
     handles: dict[str, Any] = {}
     for panel in panels.flat:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(names))
-    figure.supylabel("share of the floor (1: as fast as the machine can)", fontsize=9)
-    figure.supxlabel(f"{figures['processor']}, threads: {figures['threads']}", fontsize=8)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9
+    )
+    figure.supxlabel(
+        "share of the floor (1: as fast as the machine can)\n"
+        f"{figures['processor']}, threads: {figures['threads']}",
+        fontsize=9,
+    )
     figure.savefig(path, dpi=150)
 
 
