@@ -168,9 +168,7 @@ def plot(figures: Figures, path: Path) -> None:
     for panel in panels.flat:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9)
     figure.supxlabel(
         "share of the floor (1: as fast as the machine can)\n"
         f"{figures['processor']}, threads: {figures['threads']}",
