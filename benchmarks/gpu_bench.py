@@ -92,6 +92,7 @@ def measure(case: gpu_cases.Case, turn: int) -> list[dict[str, Any]]:
 
     for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
         flags.allow_tf32 = case.dtype == "tf32"
+    fastrnn.set_float32_precision("tf32" if case.dtype == "tf32" else "strict")
     theirs, x = problem(case)
     ours = fastrnn.torch.replace(problem(case)[0])
     expected = output_of(call_of(theirs, x, "infer")()).float()

@@ -1,8 +1,8 @@
 // cuBLAS for large products, where it is found at run time: loaded by somebody already (torch,
 // CuPy, JAX), beside this module in site-packages (the wheel nvidia-cublas), or on the system's
-// path. Declared by hand, from cuBLAS 12's and 13's ABI. float32 is multiplied in float32, without
-// TF32. A thread has a handle for each device, for the life of the process: a call that is being
-// captured in a graph needs one from before.
+// path. Declared by hand, from cuBLAS 12's and 13's ABI. float32 is multiplied in float32, or where
+// that is asked for in TF32 (precision.hpp). A thread has a handle for each device, for the life of
+// the process: a call that is being captured in a graph needs one from before.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "device.cuh"
+#include "precision.hpp"
 
 namespace fastrnn {
 namespace {
@@ -19,8 +20,8 @@ namespace cuda {
 
 struct CublasTypes {
   static constexpr int kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 14;  // cudaDataType
-  static constexpr int kCompute32 = 68, kCompute64 = 70;  // cublasComputeType_t
-  static constexpr int kPlain = 0, kTransposed = 1;       // cublasOperation_t
+  static constexpr int kCompute32 = 68, kCompute64 = 70, kComputeTf32 = 77;  // cublasComputeType_t
+  static constexpr int kPlain = 0, kTransposed = 1;                          // cublasOperation_t
   static constexpr int kDefaultAlgorithm = -1;
   static constexpr int kNoReducedSums = 16;  // cublasMath_t: 16-bit products summed in float32
 
@@ -29,6 +30,14 @@ struct CublasTypes {
     if constexpr (sizeof(T) == 8) return kFloat64;
     if constexpr (sizeof(T) == 4) return kFloat32;
     return std::is_same_v<T, Float16> ? kFloat16 : kBFloat16;
+  }
+
+  // what sums of products of T are made in
+  template <class T>
+  static constexpr int compute(Float32Precision precision) {
+    if constexpr (sizeof(T) == 8) return kCompute64;
+    const bool is_float32 = sizeof(T) == 4;
+    return is_float32 && precision == Float32Precision::kTf32 ? kComputeTf32 : kCompute32;
   }
 };
 
@@ -118,7 +127,9 @@ class CublasCall {
   static constexpr int64_t kWorkspace = 8 << 20;  // bytes
 
   explicit CublasCall(Arena& arena)
-      : library_(Cublas::find()), workspace_(library_ ? arena.take<char>(kWorkspace) : nullptr) {}
+      : library_(Cublas::find()),
+        workspace_(library_ ? arena.take<char>(kWorkspace) : nullptr),
+        precision_(float32_precision()) {}
 
   // before the first product
   void begin(cudaStream_t stream) const {
@@ -128,10 +139,12 @@ class CublasCall {
     Cublas::check(library_->set_workspace(handle, workspace_, kWorkspace), "cublasSetWorkspace");
   }
   const Cublas* library() const { return library_; }
+  Float32Precision precision() const { return precision_; }
 
  private:
   const Cublas* library_;
   char* workspace_;
+  Float32Precision precision_;
 };
 
 }  // namespace cuda

@@ -108,13 +108,12 @@ bool multiply_by_cublas(const CublasCall& call, const ProductData<T, Out>& p) {
   if (!a.possible || !b.possible || p.out.column != 1 || p.out.row < p.N) return false;
   using Sum = Compute<T>;
   const Sum one = 1, start = p.accumulate ? 1 : 0;
-  const int compute = sizeof(Sum) == 8 ? CublasTypes::kCompute64 : CublasTypes::kCompute32;
-  Cublas::check(
-      call.library()->gemm(call.library()->handle(), b.operation, a.operation, p.N, p.M, p.K, &one,
-                           p.b.data, CublasTypes::of<T>(), b.stride, p.a.data, CublasTypes::of<T>(),
-                           a.stride, &start, p.out.data, CublasTypes::of<Out>(), p.out.row, compute,
-                           CublasTypes::kDefaultAlgorithm),
-      "cublasGemmEx");
+  Cublas::check(call.library()->gemm(
+                    call.library()->handle(), b.operation, a.operation, p.N, p.M, p.K, &one,
+                    p.b.data, CublasTypes::of<T>(), b.stride, p.a.data, CublasTypes::of<T>(),
+                    a.stride, &start, p.out.data, CublasTypes::of<Out>(), p.out.row,
+                    CublasTypes::compute<T>(call.precision()), CublasTypes::kDefaultAlgorithm),
+                "cublasGemmEx");
   return true;
 }
 

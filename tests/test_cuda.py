@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import ptxas
 import pytest
-from commands import ROOT, run
+from commands import ROOT, attempt, run
 from shapes import CELLS, DTYPES, FEATURES, as_states, functions, make_case
 from tolerances import assert_close, assert_gradients_close
 
@@ -37,6 +39,35 @@ def test_without_a_gpu_cuda_is_refused_with_the_reason_of_this_build() -> None:
 def test_arrays_of_numpy_stay_on_the_cpu_unless_cuda_is_asked_for() -> None:
     case = make_case("lstm", 3, 2, 4, 5, np.float32)
     assert fastrnn.lstm_forward(**case.inputs)[2].backend == fastrnn.backends()[0] != "cuda"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("", "strict"), ("strict", "strict"), ("tf32", "tf32")]
+)
+def test_precision_of_float32_comes_from_the_environment_or_is_strict(
+    said: str, meant: str
+) -> None:
+    code = "import fastrnn; fastrnn.show_config()"
+    shown = run(sys.executable, "-c", code, env={"FASTRNN_FLOAT32_PRECISION": said})
+    assert re.search(rf"^float32 on a GPU +{meant}$", shown, re.M)
+
+
+def test_precision_of_float32_can_be_set_and_nothing_else_can() -> None:
+    assert fastrnn.get_float32_precision() == "strict"
+    fastrnn.set_float32_precision("tf32")
+    try:
+        assert fastrnn.get_float32_precision() == "tf32"
+        message = "argument 'precision' must be 'strict' or 'tf32', got 'bf16'"
+        with pytest.raises(ValueError, match=f"set_float32_precision: {message}"):
+            fastrnn.set_float32_precision("bf16")  # type: ignore[arg-type]
+        assert fastrnn.get_float32_precision() == "tf32"
+    finally:
+        fastrnn.set_float32_precision("strict")
+    done = attempt(
+        *(sys.executable, "-c", "import fastrnn; fastrnn.get_float32_precision()"),
+        env={"FASTRNN_FLOAT32_PRECISION": "TF32"},
+    )
+    assert "FASTRNN_FLOAT32_PRECISION must be 'strict' or 'tf32', got 'TF32'" in done.stdout
 
 
 # ---------------------------------------------------------------------------------------- nvcc

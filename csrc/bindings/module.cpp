@@ -19,6 +19,7 @@
 #include "errors.hpp"
 #include "fastrnn.hpp"
 #include "memory.hpp"
+#include "precision.hpp"
 
 namespace fastrnn::bindings {
 namespace {
@@ -365,6 +366,10 @@ void py_set_num_threads(int n) {
   set_num_threads(n);
 }
 
+void py_set_float32_precision(const std::string& name) {
+  set_float32_precision(precision_called("set_float32_precision: argument 'precision'", name));
+}
+
 std::string describe(const Saved& saved) {
   const Call& call = saved.call;
   return "<saved result of " + call.function + ": T=" + std::to_string(call.T()) +
@@ -427,6 +432,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         "Names, best first: of this build, or those that run here.");
   m.def("num_threads", &fastrnn::num_threads);
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
+  m.def("float32_precision", [] { return fastrnn::name_of(fastrnn::float32_precision()); });
+  m.def("set_float32_precision", &py_set_float32_precision, py::arg("precision"));
   m.def("set_least_work", &fastrnn::set_least_work, py::arg("multiply_adds"));
   register_derivatives(m);
   register_layer(m);

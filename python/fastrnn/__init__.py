@@ -22,6 +22,7 @@ from fastrnn.functional import (
     LSTMGradients,
     RNNGradients,
     backends,
+    get_float32_precision,
     get_num_threads,
     gru_backward,
     gru_forward,
@@ -32,6 +33,7 @@ from fastrnn.functional import (
     rnn_backward,
     rnn_forward,
     rnn_step,
+    set_float32_precision,
     set_num_threads,
 )
 from fastrnn.info import installed, show_config
@@ -50,6 +52,7 @@ __all__ = [
     "RNNGradients",
     "backends",
     "convert",
+    "get_float32_precision",
     "get_num_threads",
     "gru_backward",
     "gru_backward_jvp",
@@ -70,6 +73,7 @@ __all__ = [
     "rnn_forward",
     "rnn_jvp",
     "rnn_step",
+    "set_float32_precision",
     "set_num_threads",
     "show_config",
 ]

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import numpy as np
 
-from . import _core, backends, get_num_threads
+from . import _core, backends, get_float32_precision, get_num_threads
 
 _FRAMEWORKS = (
     "torch",
@@ -34,6 +34,7 @@ def information() -> dict[str, str]:
         "backends": f"{', '.join(backends())} (best first)",
         "built for": ", ".join(_core.backends(compiled=True)),
         "cuda": cuda(),
+        "float32 on a GPU": get_float32_precision(),
         "threads": str(get_num_threads()),
     } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
 

@@ -9,11 +9,13 @@
 
 #include "../harness.hpp"
 #include "../problem.hpp"
-#include "device.cuh"
+#include "cublas.cuh"
+#include "precision.hpp"
 
 namespace fastrnn::test {
 
 using cuda::BFloat16;
+using cuda::CublasTypes;
 using cuda::Float16;
 
 template <>
@@ -429,9 +431,29 @@ void without_a_device_the_message_says_so() {
 // the stand-in for cuBLAS, or null
 void* fake_cublas = nullptr;
 
+int64_t products_in(int compute) {
+  static const auto count =
+      reinterpret_cast<int64_t (*)(int)>(dlsym(fake_cublas, "fake_cublas_products"));
+  return count(compute);
+}
+
 void large_products_are_made_by_cublas_where_there_is_one() {
-  const auto products = reinterpret_cast<int64_t (*)()>(dlsym(fake_cublas, "fake_cublas_products"));
-  FASTRNN_CHECK(products() > 200, std::to_string(products()));
+  for (const int compute : {CublasTypes::kCompute32, CublasTypes::kCompute64})
+    FASTRNN_CHECK(products_in(compute) > 30, std::to_string(products_in(compute)));
+}
+
+void tf32_is_used_for_float32_alone_and_only_when_asked_for() {
+  FASTRNN_CHECK(products_in(CublasTypes::kComputeTf32) == 0, "unasked");
+  set_float32_precision(Float32Precision::kTf32);
+  check_against_scalar_double<double>(1e-13);
+  check_against_scalar_double<BFloat16>(1e-2);
+  FASTRNN_CHECK(products_in(CublasTypes::kComputeTf32) == 0, "of other dtypes");
+  const int64_t strict = products_in(CublasTypes::kCompute32);
+  check_against_scalar_double<float>(1e-3);
+  set_float32_precision(Float32Precision::kStrict);
+  FASTRNN_CHECK(products_in(CublasTypes::kComputeTf32) > 10,
+                std::to_string(products_in(CublasTypes::kComputeTf32)));
+  FASTRNN_CHECK(products_in(CublasTypes::kCompute32) == strict, "some in float32");
 }
 
 void kernels_ran() {
@@ -457,6 +479,8 @@ int main() {
         {"inference gives the bits of training", inference_gives_the_bits_of_training},
         {"large products are made by cuBLAS where there is one",
          large_products_are_made_by_cublas_where_there_is_one},
+        {"TF32 is used for float32 alone and only when asked for",
+         tf32_is_used_for_float32_alone_and_only_when_asked_for},
     };
     return run_all(kWithCublas);
   }
