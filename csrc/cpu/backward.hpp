@@ -12,10 +12,7 @@
 #pragma once
 
 #include "cpu/bundle.hpp"
-#include "cpu/gemm.hpp"
-#include "cpu/pack.hpp"
-#include "cpu/sequence.hpp"
-#include "cpu/team.hpp"
+#include "cpu/products.hpp"
 
 namespace fastrnn {
 namespace {
@@ -24,7 +21,6 @@ namespace FASTRNN_ISA {
 // Rows (steps x batch) of a chunk: long enough to amortise reading dw once a chunk, short enough
 // for the caches.
 constexpr int64_t kBackwardChunkRows = 512;
-constexpr int64_t kWeightRowsPerTask = 48;
 
 template <template <class> class C, class T>
 class Backward {
@@ -37,6 +33,7 @@ class Backward {
   static constexpr int E = Cell::kEarly;
   static constexpr int D = Cell::kSlots;
   static constexpr int kLanes = V::kLanes;
+  static constexpr const T* kNone = nullptr;
 
   static int64_t workspace(const BackwardArgs& a) {
     Arena arena{nullptr};
@@ -64,6 +61,10 @@ class Backward {
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
         dgates_width_(D * width_) {
     const int64_t rows = seq_.B * chunk_;
+    for (int g = 0; g < G; ++g) {
+      offset_x_[g] = Cell::slot_x(g) * width_;
+      offset_h_[g] = Cell::slot_h(g) * width_;
+    }
     w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
     w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
     counters_ = Team::take_counters(arena, parts_);
@@ -71,7 +72,7 @@ class Backward {
     zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
     dgates_ = arena.take<T>(rows * dgates_width_);
-    columns_ = wants_weights() ? arena.take<T>(column_rows(rows) * D * width_) : nullptr;
+    columns_ = wants_weights() ? arena.take<T>(Columns<T>::size(rows) * D * blocks_) : nullptr;
     carry_ = arena.take<T>(seq_.B * dgates_width_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
@@ -88,6 +89,9 @@ class Backward {
     }
     db_ = wants_bias() ? arena.take<T>(D * width_) : nullptr;
   }
+
+  GateRange gates_x() const { return {0, G, seq_.H, offset_x_}; }
+  GateRange gates_h(int first, int last) const { return {first, last, seq_.H, offset_h_}; }
 
   bool wants_bias() const { return a_.db_ih.present || a_.db_hh.present; }
   bool wants_weights() const { return a_.dw_ih.present || a_.dw_hh.present || wants_bias(); }
@@ -156,59 +160,13 @@ class Backward {
     if (state.present) copy_or_zero<T>(panel, row_of<T>(state, b), seq_.H);
   }
 
-  // ---------------------------------------------------------------- the product of both
-
-  // out[row] = sum over gates g of w[g]^T left(row)[slot(g)], at blocks [range.first, range.last)
-  // of out, for gates [first_gate, last_gate) of the G in w
-  template <class LeftRow, class Slot>
-  void transposed_product(const LeftRow& left_row, int64_t rows, int first_gate, int last_gate,
-                          const Slot& slot, const T* w, const BlockRange& range, T* out,
-                          int64_t out_stride) const {
-    const int64_t H = seq_.H;
-    for (int gate = first_gate, end; gate < last_gate; gate = end) {
-      end = gate + 1;  // gates whose gradients lie one after the other are one sum
-      while (H == width_ && end < last_gate && slot(end) == slot(end - 1) + 1) ++end;
-      const int64_t length = (end - gate) * H;
-      for_each_tile<1>(rows, range.first, range.last, length, [&](const Tile& tile) {
-        const bool begins = gate == first_gate && tile.first_piece;
-        Left<T> left;
-        left.stride = 1;
-        bool all_zero = true;
-        for (int m = 0; m < tile.rows; ++m) {
-          const T* row = left_row(tile.row + m);
-          all_zero = all_zero && row == zeros_;
-          left.rows[m] = row + slot(gate) * width_ + tile.k;
-        }
-        T* to = out + tile.row * out_stride + tile.block * kLanes;
-        if (all_zero) {  // the last step of these rows
-          for (int m = 0; begins && m < tile.rows; ++m)
-            copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
-          return;
-        }
-        Right<T> right = weights_of<T, 1>(tile, w, G * H, gate * H);
-        right.out = to;
-        right.out_stride = out_stride;
-        right.init = begins ? nullptr : to;
-        right.init_stride = out_stride;
-        multiply<T, 1>(tile, left, right);
-      });
-    }
-  }
-
   // ---------------------------------------------------------------- 1. recurrence
 
   T* dgates_row(int64_t s, int64_t row, int64_t begin) const {
     return dgates_ + (base_[s - begin] + row) * dgates_width_;
   }
 
-  // where the gradients of slot d, block j, begin
-  T* column(int64_t d, int64_t j) const {
-    return columns_ + (d * blocks_ + j) * column_rows(rows_) * kLanes;
-  }
-
-  // Odd, so that the columns of one row, which are written one after the other, fall into different
-  // sets of the caches.
-  static int64_t column_rows(int64_t rows) { return rows | 1; }
+  Columns<T> columns() const { return {columns_, rows_}; }
 
   // Where the gradients of one row's step go, found once: the compiler cannot know that no store
   // changes it.
@@ -223,9 +181,9 @@ class Backward {
   };
 
   GradientRow gradient_row(int64_t s, int64_t row, int64_t begin) const {
-    const int64_t block = column_rows(rows_) * kLanes;
+    const int64_t block = columns().block_stride;
     return {dgates_row(s, row, begin),
-            columns_ ? columns_ + (base_[s - begin] + row) * kLanes : nullptr, width_,
+            columns_ ? columns().place(0, base_[s - begin] + row) : nullptr, width_,
             blocks_ * block, block};
   }
 
@@ -243,7 +201,7 @@ class Backward {
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
                         const BlockRange& range) const {
     const auto left = [&](int64_t r) { return incoming(s, first + r, begin, end); };
-    transposed_product(left, rows, 0, kDirect, Cell::slot_h, w_hh_, range,
+    transposed_product(left, rows, gates_h(0, kDirect), G, w_hh_, zeros_, range, false,
                        product_ + first * width_, width_);
   }
 
@@ -341,8 +299,8 @@ class Backward {
   void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin,
                         const BlockRange& range) {
     const auto left = [&](int64_t r) { return dgates_row(s, first + r, begin); };
-    transposed_product(left, rows, E, G, Cell::slot_h, w_hh_, range, product_ + first * width_,
-                       width_);
+    transposed_product(left, rows, gates_h(E, G), G, w_hh_, kNone, range, false,
+                       product_ + first * width_, width_);
     for (int64_t r = first; r < first + rows; ++r) {
       if (!seq_.masked(r, s)) early_backward(r, s, begin, range);
     }
@@ -396,7 +354,7 @@ class Backward {
     parallel_for(threads, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
       const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
-      transposed_product(left, last - first, 0, G, Cell::slot_x, w_ih_, {0, input_blocks_},
+      transposed_product(left, last - first, gates_x(), G, w_ih_, kNone, {0, input_blocks_}, false,
                          dx_ + first * input_blocks_ * kLanes, input_blocks_ * kLanes);
       int64_t s = begin;
       for (int64_t i = first; i < last; ++i) {
@@ -417,25 +375,20 @@ class Backward {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
       });
-      pack_list(count, seq_.I, x_packed_);
-      weight_product(a_.dw_ih, is_first, count, seq_.I, x_packed_, 0, G, Cell::slot_x);
+      weight_gradient(a_.dw_ih, is_first, seq_.I, x_packed_, gates_x());
     }
     if (a_.dw_hh.present) {
       list_rows(begin, end,
                 [&](int64_t r, int64_t s) { return seq_.previous<T>(f_.y, f_.h0, r, s); });
-      pack_list(count, seq_.H, h_packed_);
-      weight_product(a_.dw_hh, is_first, count, seq_.H, h_packed_, 0, kDirect, Cell::slot_h);
+      weight_gradient(a_.dw_hh, is_first, seq_.H, h_packed_, gates_h(0, kDirect));
       if constexpr (E > 0) {
         list_rows(begin, end, [&](int64_t r, int64_t s) { return operand_row(r, s, begin); });
-        pack_list(count, seq_.H, operand_packed_);
-        weight_product(a_.dw_hh, is_first, count, seq_.H, operand_packed_, E, G, Cell::slot_h);
+        weight_gradient(a_.dw_hh, is_first, seq_.H, operand_packed_, gates_h(E, G));
       }
     }
     if (db_) {
       parallel_for(threads_for(threads_, count * D * width_), D * blocks_, [&](int64_t i) {
-        V sum = V::set(0);
-        for (int64_t k = 0; k < count; ++k) sum = sum + V::load(column(0, i) + k * kLanes);
-        (V::load(db_ + i * kLanes) + sum).store(db_ + i * kLanes);
+        (V::load(db_ + i * kLanes) + columns().sum(i, count)).store(db_ + i * kLanes);
       });
     }
   }
@@ -465,60 +418,12 @@ class Backward {
     return operand;
   }
 
-  void pack_list(int64_t count, int64_t columns, T* packed) const {
-    parallel_for(threads_for(threads_, kPacking * count * columns), blocks_of<T>(columns),
-                 [&](int64_t block) {
-                   pack_rows([&](int64_t k) { return row_list_[k]; }, count, columns, block,
-                             packed);
-                 });
-  }
-
-  // dw[g H + u][n] += sum over k of dgates[k][slot(g)][u] * packed[k][n], gates [first_gate,
-  // last_gate)
-  template <class Slot>
-  void weight_product(const Tensor& dw, bool is_first, int64_t count, int64_t columns,
-                      const T* packed, int first_gate, int last_gate, const Slot& slot) const {
-    const int64_t H = seq_.H;
-    const int64_t tasks_per_gate = (H + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
-    const int gates = last_gate - first_gate;
-    const int threads = threads_for(threads_, count * gates * H * columns);
-    parallel_for(threads, tasks_per_gate * gates, [&](int64_t task) {
-      const int gate = first_gate + static_cast<int>(task / tasks_per_gate);
-      const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
-      const int64_t rows = smaller(kWeightRowsPerTask, H - first);
-      T* out = static_cast<T*>(dw.data) + (gate * H + first) * columns;
-      alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
-      for_each_tile<1>(rows, 0, blocks_of<T>(columns), count, [&](const Tile& tile) {
-        Left<T> left;
-        left.stride = kLanes;
-        for (int m = 0; m < tile.rows; ++m) {
-          const int64_t unit = first + tile.row + m;
-          left.rows[m] = column(slot(gate), unit / kLanes) + tile.k * kLanes + unit % kLanes;
-        }
-        Right<T> right = weights_of<T, 1>(tile, packed, count);
-        right.out_stride = tile.blocks * kLanes;
-        T* product = sums + tile.row * right.out_stride;
-        right.out = product;
-        right.init = tile.first_piece ? nullptr : product;
-        right.init_stride = right.out_stride;
-        T* to = out + tile.row * columns;
-        if (tile.last_piece && !is_first) {
-          for (int m = 0; m < tile.rows; ++m) {
-            for (int j = 0; j < tile.blocks; ++j)
-              __builtin_prefetch(to + m * columns + (tile.block + j) * kLanes, 1, 3);
-          }
-        }
-        multiply<T, 1>(tile, left, right);
-        if (!tile.last_piece) return;
-        for (int m = 0; m < tile.rows; ++m, to += columns) {
-          for (int j = 0; j < tile.blocks; ++j) {
-            V sum = V::load(product + (m * tile.blocks + j) * kLanes);
-            if (!is_first) sum = load_block(to, tile.block + j, columns) + sum;
-            store_block(to, tile.block + j, columns, sum);
-          }
-        }
-      });
-    });
+  // of the rows of row_list_
+  void weight_gradient(const Tensor& dw, bool sets, int64_t width, T* packed,
+                       const GateRange& gates) const {
+    pack_all_rows(threads_, [&](int64_t k) { return row_list_[k]; }, rows_, width, packed);
+    weight_product(threads_, columns(), gates, rows_, packed, width, sets,
+                   static_cast<T*>(dw.data));
   }
 
   template <class Slot>
@@ -537,6 +442,7 @@ class Backward {
   int64_t parts_;  // of the hidden units; ranges of the batch
   int ranges_;
   int64_t chunk_, dgates_width_;
+  int64_t offset_x_[G], offset_h_[G];  // where each gate's gradients lie in a row
   int64_t* counters_;
   T *w_hh_, *w_ih_;
   int64_t* first_;

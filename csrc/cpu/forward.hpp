@@ -9,10 +9,7 @@
 #pragma once
 
 #include "cpu/bundle.hpp"
-#include "cpu/gemm.hpp"
-#include "cpu/pack.hpp"
-#include "cpu/sequence.hpp"
-#include "cpu/team.hpp"
+#include "cpu/products.hpp"
 
 namespace fastrnn {
 namespace {
@@ -21,6 +18,14 @@ namespace FASTRNN_ISA {
 // Rows of one input product: w_ih is read once for them, and gx stays in L2 or close.
 constexpr int64_t kForwardChunkRows = 256;
 constexpr int64_t kForwardChunkBytes = 2 * 1024 * 1024;
+
+// Steps of an input product whose rows are `width` wide.
+template <class T>
+int64_t forward_chunk(const Sequence& seq, int64_t width, int ranges) {
+  const int64_t row_bytes = width * int64_t{sizeof(T)};
+  const int64_t rows = smaller(kForwardChunkRows, kForwardChunkBytes / row_bytes);
+  return larger(1, smaller(seq.T, rows / larger(1, seq.B / ranges)));
+}
 
 template <template <class> class C, class T>
 class Forward {
@@ -88,31 +93,13 @@ class Forward {
 
     void fill(const ForwardArgs& a) const {
       for_packed_blocks(a.threads, blocks_of<T>(H), [&](int64_t first, int64_t last) {
-        pack_matrix(a.w_ih, first, last, I, 0, G, w_ih);
-        pack_matrix(a.w_hh, first, last, H, 0, E, w_early);
-        pack_matrix(a.w_hh, first, last, H, E, L, w_late);
-        pack_bias(a.b_ih, first, last, 0, G, b_ih);
-        pack_bias(a.b_hh, first, last, 0, E, b_early);
-        pack_bias(a.b_hh, first, last, E, L, b_late);
+        pack_gates(a.w_ih, first, last, H, I, 0, G, w_ih);
+        pack_gates(a.w_hh, first, last, H, H, 0, E, w_early);
+        pack_gates(a.w_hh, first, last, H, H, E, L, w_late);
+        pack_gates(a.b_ih, first, last, H, 1, 0, G, b_ih);
+        pack_gates(a.b_hh, first, last, H, 1, 0, E, b_early);
+        pack_gates(a.b_hh, first, last, H, 1, E, L, b_late);
       });
-    }
-
-    void pack_matrix(const Tensor& w, int64_t first, int64_t last, int64_t length, int gate,
-                     int gates, T* packed) const {
-      const int64_t gate_stride = H * w.stride[0];
-      pack_blocks(static_cast<const T*>(w.data) + gate * gate_stride, first, last, H, length, gates,
-                  w.stride[0], w.stride[1], gate_stride, packed);
-    }
-
-    void pack_bias(const Tensor& b, int64_t first, int64_t last, int gate, int gates,
-                   T* packed) const {
-      if (b.present) {
-        const int64_t gate_stride = H * b.stride[0];
-        pack_blocks(static_cast<const T*>(b.data) + gate * gate_stride, first, last, H, 1, gates,
-                    b.stride[0], 0, gate_stride, packed);
-      } else {
-        copy_or_zero<T>(packed + first * gates * kLanes, nullptr, (last - first) * gates * kLanes);
-      }
     }
   };
 
@@ -131,7 +118,7 @@ class Forward {
         width_(padded<T>(seq_.H)),
         parts_(hidden_parts(a.threads, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
         ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(chunk_steps(larger(1, seq_.B / ranges_))) {
+        chunk_(forward_chunk<T>(seq_, G * width_, ranges_)) {
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
     sums_ = arena.take<T>(parts_ * seq_.B * kSums);
@@ -142,12 +129,6 @@ class Forward {
     h_next_ = arena.take<T>(seq_.B * width_);
     c_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
-  }
-
-  int64_t chunk_steps(int64_t rows_of_step) const {
-    const int64_t row_bytes = G * width_ * int64_t{sizeof(T)};
-    const int64_t rows = smaller(kForwardChunkRows, kForwardChunkBytes / row_bytes);
-    return larger(1, smaller(seq_.T, rows / rows_of_step));
   }
 
   // Rows [first, last), through the whole sequence; every member of the team comes here.
@@ -206,17 +187,8 @@ class Forward {
     });
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<G>, team, part);
-      for_each_tile<G>(count, range.first, range.last, seq_.I, [&](const Tile& tile) {
-        Left<T> left;
-        left.stride = 1;
-        for (int m = 0; m < tile.rows; ++m) left.rows[m] = x[tile.row + m] + tile.k;
-        Right<T> right = weights_of<T, G>(tile, w_.w_ih, seq_.I);
-        right.out = gx + (tile.row * blocks_ + tile.block) * G * kLanes;
-        right.out_stride = G * width_;
-        right.init = tile.first_piece ? w_.b_ih + tile.block * G * kLanes : right.out;
-        right.init_stride = tile.first_piece ? 0 : right.out_stride;
-        multiply<T, G>(tile, left, right);
-      });
+      product<G>([&](int64_t r) { return x[r]; }, count, range, seq_.I, w_.w_ih, {w_.b_ih, 0},
+                 blocks_, gx);
     });
     return gx;
   }

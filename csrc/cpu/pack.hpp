@@ -109,6 +109,22 @@ void pack_blocks(const T* source, int64_t first, int64_t last, int64_t units, in
   }
 }
 
+// Gates [gate, gate + count) of w, `units` rows of `length` columns each, or a vector where length
+// is 1; zeros where it is absent.
+template <class T>
+void pack_gates(const Tensor& w, int64_t first, int64_t last, int64_t units, int64_t length,
+                int gate, int count, T* packed) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  if (!w.present) {
+    const int64_t block = length * count * kLanes;
+    copy_or_zero<T>(packed + first * block, nullptr, (last - first) * block);
+    return;
+  }
+  const int64_t gate_stride = units * w.stride[0];
+  pack_blocks(static_cast<const T*>(w.data) + gate * gate_stride, first, last, units, length, count,
+              w.stride[0], w.rank == 2 ? w.stride[1] : 0, gate_stride, packed);
+}
+
 // as pack_blocks of row(k)[column], zero for a null row
 template <class T, class Row>
 void pack_rows(const Row& row, int64_t count, int64_t columns, int64_t block, T* packed) {
@@ -121,6 +137,13 @@ void pack_rows(const Row& row, int64_t count, int64_t columns, int64_t block, T*
     const T* from = row(k);
     (from ? V::load(from + first, width) : V::set(0)).store(to);
   }
+}
+
+// the same for all blocks
+template <class T, class Row>
+void pack_all_rows(int threads, const Row& row, int64_t count, int64_t columns, T* packed) {
+  parallel_for(threads_for(threads, kPacking * count * columns), blocks_of<T>(columns),
+               [&](int64_t block) { pack_rows(row, count, columns, block, packed); });
 }
 
 // w, `length` rows of `columns`, as the right factor of a product with the transposed weights

@@ -6,7 +6,8 @@
 //
 // dgates [rows of the chunk, slots, width]: the gates' gradients before their activation. With
 // layer norm there is a second panel, flow [rows, 2 G, width]: the gradients of the products W_ih x
-// (G gates) and W_hh h (G gates); without it the products' gradients are those of the gates.
+// (G gates) and W_hh h (G gates); without it the products' gradients are those of the gates. Each
+// is kept a second time by columns, of which 3 reads one unit at a time.
 #pragma once
 
 #include "cpu/backward.hpp"
@@ -52,8 +53,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         gates_(on_, G, peepholes_, shape_.peepholes, n_.width, a.clip),
         ranges_(static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
-        dgates_width_(shape_.slots * n_.width + kLanes),
-        flow_width_(n_.has_norm ? 2 * G * n_.width + kLanes : dgates_width_),
+        dgates_width_(shape_.slots * n_.width),
+        flow_width_(n_.has_norm ? 2 * G * n_.width : dgates_width_),
         input_blocks_(blocks_of<T>(seq_.I)),
         room_(larger(n_.width, n_.h_width)),
         drops_(has_recurrent_dropout(on_)) {
@@ -74,7 +75,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (on_.gain_c.present) {
       gain_c_ = take<V>(arena, n_.width);
       bias_c_ = take<V>(arena, n_.width);
-      dnormed_ = take<V>(arena, rows * n_.width);
+      dnormed_ = take<V>(arena, B * n_.width);
+      dnormed_columns_ = take<V>(arena, column_room(rows, n_.width));
     }
     valid_ = arena.take<T>(n_.width);
     first_ = arena.take<int64_t>(ranges_ + 1);
@@ -83,12 +85,17 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     dgates_ = take<V>(arena, rows * dgates_width_);
     flow_ = n_.has_norm ? take<V>(arena, rows * flow_width_) : dgates_;
     carry_ = take<V>(arena, B * flow_width_);
+    dgates_columns_ = take<V>(arena, column_room(rows, dgates_width_));
+    flow_columns_ = n_.has_norm ? take<V>(arena, column_room(rows, flow_width_)) : dgates_columns_;
     dh_ = take<V>(arena, B * n_.h_width);
     if (n_.has_c) dc_ = take<V>(arena, B * n_.width);
     incoming_ = take<V>(arena, B * n_.h_width);
     incoming_rows_ = arena.take<ConstAt<V>>(B);
-    dnew_ = take<V>(arena, (n_.projected ? rows : B) * n_.h_width);
-    if (n_.projected) doutput_ = take<V>(arena, B * n_.width);
+    dnew_ = take<V>(arena, B * n_.h_width);
+    if (n_.projected) {
+      doutput_ = take<V>(arena, B * n_.width);
+      dnew_columns_ = take<V>(arena, column_room(rows, n_.h_width));
+    }
     if (E > 0) {
       doperand_ = take<V>(arena, B * n_.width);
       operands_ = take<V>(arena, rows * n_.width);
@@ -104,6 +111,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (has_weight_dropout(on_)) dw_hh_ = take<V>(arena, GH * n_.P);
     scratch_ = take<V>(arena, ranges_ * (kScratchRows + G) * room_);
     zoneout_ = arena.take<T>(ranges_ * room_);
+  }
+
+  static int64_t column_room(int64_t rows, int64_t width) {
+    return Columns<T>::size(rows) * (width / kLanes);
   }
 
   static constexpr int64_t kScratchRows = 3;
@@ -127,6 +138,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       base_[0] = 0;
       for (int64_t s = begin; s < end; ++s)
         base_[s - begin + 1] = base_[s - begin] + seq_.active(0, seq_.B, s);
+      rows_ = base_[end - begin];
       parallel_for(threads_, ranges_,
                    [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end, i); });
       if (a_.dx.present) input_gradient(begin, end);
@@ -192,38 +204,39 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // gates whose product has h itself
   int direct() const { return E > 0 ? E : G; }
+  GateRange gates_x() const { return {0, G, n_.H, flow_x_}; }
+  GateRange gates_h(int first, int last) const { return {first, last, n_.H, flow_h_}; }
+  GateRange gates_of_h() const {  // of the projection, which has one
+    static constexpr int64_t kNoOffset = 0;
+    return {0, 1, n_.P, &kNoOffset};
+  }
 
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end) const {
     const At<V> to = incoming_ + first * n_.h_width;
     for (int64_t r = first; r < first + rows; ++r) incoming_rows_[r] = incoming(s, r, begin, end);
-    transposed_product<V>({{}, 0, incoming_rows_ + first}, rows, 0, direct(), G, flow_h_, n_.H,
-                          w_hh_, n_.h_blocks, to, n_.h_width);
+    Products<V>::transposed({{}, 0, incoming_rows_ + first}, rows, gates_h(0, direct()), G, w_hh_,
+                            zeros_, n_.h_blocks, to, n_.h_width);
     for (int64_t i = 0; drops_ && i < rows * n_.h_width; i += kLanes) {
       (V::load(to + i) * Lanes<V>::load(kept_ + (first * n_.h_width + i))).store(to + i);
     }
-  }
-
-  At<V> dnew_row(int64_t s, int64_t row, int64_t begin) const {
-    return dnew_ + (n_.projected ? place(s, row, begin) : row) * n_.h_width;
   }
 
   // Steps [begin, end) of rows [first, last), backwards.
   void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end, int64_t index) const {
     const Scratch scratch{scratch_ + index * (kScratchRows + G) * room_, zoneout_ + index * room_,
                           room_};
-    constexpr int64_t kNoOffset = 0;
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
       incoming_product(first, rows, s, begin, end);
-      for (int64_t r = first; r < first + rows; ++r) hidden_gradient(r, s, begin, scratch);
+      for (int64_t r = first; r < first + rows; ++r) hidden_gradient(r, s, scratch);
       if (n_.projected) {
-        transposed_product<V>({dnew_row(s, first, begin), n_.h_width}, rows, 0, 1, 1, &kNoOffset,
-                              n_.P, w_hr_, n_.blocks, doutput_ + first * n_.width, n_.width);
+        Products<V>::transposed({dnew_ + first * n_.h_width, n_.h_width}, rows, gates_of_h(), 1,
+                                w_hr_, {}, n_.blocks, doutput_ + first * n_.width, n_.width);
       }
       for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin, scratch);
       if (E > 0) {
-        transposed_product<V>({flow_row(s, first, begin), flow_width_}, rows, E, G, G, flow_h_,
-                              n_.H, w_hh_, n_.h_blocks, doperand_ + first * n_.width, n_.width);
+        Products<V>::transposed({flow_row(s, first, begin), flow_width_}, rows, gates_h(E, G), G,
+                                w_hh_, {}, n_.h_blocks, doperand_ + first * n_.width, n_.width);
         for (int64_t r = first; r < first + rows; ++r) early_backward(r, s, begin, scratch);
       }
       for (int64_t r = first; r < first + rows; ++r) finish_row(r, s, begin);
@@ -231,12 +244,12 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   }
 
   // dL/dh of the step -> what goes on to the new h (dnew), and past it to the h before (dh_)
-  void hidden_gradient(int64_t row, int64_t s, int64_t begin, const Scratch& scratch) const {
+  void hidden_gradient(int64_t row, int64_t s, const Scratch& scratch) const {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row];
     const At<V> dy = a_.dy.present ? row_at<V>(a_.dy, t, b) : At<V>{};
     const bool masked = seq_.masked(row, s);
     const T* z = masked ? nullptr : zoneout_row(on_, 0, t, b, n_.P, n_.h_width, scratch.zoneout);
-    const At<V> dh = dh_ + row * n_.h_width, dnew = dnew_row(s, row, begin);
+    const At<V> dh = dh_ + row * n_.h_width, dnew = dnew_ + row * n_.h_width;
     Lanes<V> squares = Lanes<V>::set(0);
     for (int64_t j = 0; j < n_.h_blocks; ++j) {
       const int64_t at = j * kLanes;
@@ -281,6 +294,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (seq_.masked(row, s)) {
       clear(dgates, dgates_width_);
       if (n_.has_norm) clear(flow_ + at * flow_width_, flow_width_);
+      if (dnormed_) clear(dnormed_ + row * n_.width, n_.width);
       return;
     }
     BackwardRow<V> r{gates_,
@@ -290,7 +304,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
                      reserve_row(row, s),
                      outside(row, s),
                      n_.has_c ? c_before(row, s) : h_before(row, s),
-                     n_.projected ? doutput_ + row * n_.width : dnew_row(s, row, begin)};
+                     n_.projected ? doutput_ + row * n_.width : dnew_ + row * n_.h_width};
     if (n_.has_c) {
       r.dc = dc_ + row * n_.width;
       r.z =
@@ -305,7 +319,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       r.factor = norms + (n_.layout.factors + kOfC);
       r.norm = {on_.norm_of_c, valid_,         static_cast<T>(on_.eps),         gain_c_,
                 bias_c_,       scratch.row(0), {scratch.row(1), scratch.row(2)}};
-      r.dnormed = dnormed_ + at * n_.width;
+      r.dnormed = dnormed_ + row * n_.width;
     }
     cell_.backward(r);
     if (n_.has_norm) {
@@ -365,6 +379,20 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       if (n_.has_c) clear(dc_ + row * n_.width, n_.width);
     }
     if (s == begin) copy(carry_ + row * flow_width_, flow_row(s, row, begin), flow_width_);
+    const int64_t at = place(s, row, begin);
+    to_columns(dgates_ + at * dgates_width_, dgates_width_, at, dgates_columns_);
+    if (n_.has_norm) to_columns(flow_row(s, row, begin), flow_width_, at, flow_columns_);
+    if (dnormed_) to_columns(dnormed_ + row * n_.width, n_.width, at, dnormed_columns_);
+    if (n_.projected) to_columns(dnew_ + row * n_.h_width, n_.h_width, at, dnew_columns_);
+  }
+
+  void to_columns(At<V> row, int64_t width, int64_t at, At<V> columns) const {
+    for (int i = 0; i < kParts<V>; ++i) {
+      const Columns<T> to(part(columns, i), rows_);
+      const T* const from = part(row, i);
+      for (int64_t j = 0; j < width; j += kLanes)
+        Lanes<V>::load(from + j).store(to.place(j / kLanes, at));
+    }
   }
 
   void initial_state(int64_t first, int64_t last) const {
@@ -385,12 +413,12 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   // ---------------------------------------------------------------- 2. dx
 
   void input_gradient(int64_t begin, int64_t end) const {
-    const int64_t count = base_[end - begin], width = input_blocks_ * kLanes;
+    const int64_t count = rows_, width = input_blocks_ * kLanes;
     const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
     parallel_for(threads_, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
-      transposed_product<V>({flow_ + first * flow_width_, flow_width_}, last - first, 0, G, G,
-                            flow_x_, n_.H, w_ih_, input_blocks_, dx_ + first * width, width);
+      Products<V>::transposed({flow_ + first * flow_width_, flow_width_}, last - first, gates_x(),
+                              G, w_ih_, {}, input_blocks_, dx_ + first * width, width);
     });
     for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
       const At<V> dx = row_at<V>(a_.dx, seq_.time(r, s), seq_.batch[r]);
@@ -420,52 +448,37 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     });
   }
 
-  // dw[u][n] += sum over k of left[k][offset[g] + u] row_list_[k][n], u of gates [first, last) of
-  // `units` each
-  void weight_products(ConstAt<V> left, int64_t stride, int64_t count, int64_t columns, int first,
-                       int last, int64_t units, const int64_t* offset, At<V> dw) const {
-    pack_list(count, columns);
-    const int64_t tasks = (units + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
-    parallel_for(threads_, tasks * (last - first), [&](int64_t task) {
-      const int gate = first + static_cast<int>(task / tasks);
-      const int64_t unit = task % tasks * kWeightRowsPerTask;
-      weight_product<V>(left + offset[gate], stride, count, packed_, columns, unit,
-                        smaller(kWeightRowsPerTask, units - unit), dw + gate * units * columns);
-    });
-  }
-
-  void pack_list(int64_t count, int64_t columns) const {
+  // dw += the columns of `left` times the rows of row_list_
+  void weight_gradient(At<V> left, const GateRange& gates, int64_t width, At<V> dw) const {
     for (int i = 0; i < kParts<V>; ++i) {
-      parallel_for(threads_, blocks_of<T>(columns), [&](int64_t block) {
-        pack_rows([&](int64_t k) { return part(row_list_[k], i); }, count, columns, block,
-                  part(packed_, i));
-      });
+      pack_all_rows(
+          threads_, [&](int64_t k) { return part(row_list_[k], i); }, rows_, width,
+          part(packed_, i));
     }
+    Products<V>::weights(threads_, left, gates, rows_, packed_, width, dw);
   }
 
   void weight_gradients(int64_t begin, int64_t end) const {
-    const int64_t count = base_[end - begin];
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_at<V>(f_.x, seq_.time(r, s), seq_.batch[r]);
       });
-      weight_products(flow_, flow_width_, count, seq_.I, 0, G, n_.H, flow_x_, data_of<V>(a_.dw_ih));
+      weight_gradient(flow_columns_, gates_x(), seq_.I, data_of<V>(a_.dw_ih));
     }
     if (a_.dw_hh.present) {
       const At<V> dw = dw_hh_ ? dw_hh_ : data_of<V>(a_.dw_hh);
       list_rows(begin, end, [&](int64_t r, int64_t s) { return hidden_row(r, s, begin); });
-      weight_products(flow_, flow_width_, count, n_.P, 0, direct(), n_.H, flow_h_, dw);
+      weight_gradient(flow_columns_, gates_h(0, direct()), n_.P, dw);
       if (E > 0) {
         list_rows(begin, end, [&](int64_t r, int64_t s) { return operand_row(r, s, begin); });
-        weight_products(flow_, flow_width_, count, n_.P, E, G, n_.H, flow_h_, dw);
+        weight_gradient(flow_columns_, gates_h(E, G), n_.P, dw);
       }
     }
     if (a_.dw_hr.present) {
-      constexpr int64_t kNoOffset = 0;
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_at<V>(on_.output, seq_.time(r, s), seq_.batch[r]);
       });
-      weight_products(dnew_, n_.h_width, count, n_.H, 0, 1, n_.P, &kNoOffset, data_of<V>(a_.dw_hr));
+      weight_gradient(dnew_columns_, gates_of_h(), n_.H, data_of<V>(a_.dw_hr));
     }
   }
 
@@ -489,56 +502,63 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     return operand;
   }
 
-  // out[u] += sum over k of left[k * stride + u] row_list_[k][offset + u]; without rows, of left
-  void column_sum(int64_t count, ConstAt<V> left, int64_t stride, bool rows, int64_t offset,
-                  At<V> out) const {
+  // out[u] += sum over k of left[k][u] row_list_[k][offset + u]; left: [blocks, rows, V]
+  void product_sum(At<V> left, int64_t offset, At<V> out) const {
     parallel_for(threads_, n_.blocks, [&](int64_t j) {
-      V sum = V::set(0);
-      for (int64_t k = 0; k < count; ++k) {
-        const V value = V::load(left + (k * stride + j * kLanes));
-        if (!rows) {
-          sum = sum + value;
-        } else if (row_list_[k]) {
-          sum = fma(value, load_block(row_list_[k] + offset, j, n_.H), sum);
-        }
+      const int64_t column = j * Columns<T>::size(rows_);
+      V sum = load_block(out, j, n_.H);
+      for (int64_t k = 0; k < rows_; ++k) {
+        if (!row_list_[k]) continue;
+        const V value = V::load(left + (column + k * kLanes));
+        sum = fma(value, load_block(row_list_[k] + offset, j, n_.H), sum);
       }
-      store_block(out, j, n_.H, load_block(out, j, n_.H) + sum);
+      store_block(out, j, n_.H, sum);
+    });
+  }
+
+  // out[u] += sum over k of left[k][u]
+  void column_sum(At<V> left, At<V> out) const {
+    parallel_for(threads_, n_.blocks, [&](int64_t j) {
+      for (int i = 0; i < kParts<V>; ++i) {
+        T* const to = part(out, i);
+        const auto sum = Columns<T>(part(left, i), rows_).sum(j, rows_);
+        store_block(to, j, n_.H, load_block(to, j, n_.H) + sum);
+      }
     });
   }
 
   void sums(int64_t begin, int64_t end) const {
-    const int64_t count = base_[end - begin], H = n_.H;
-    const auto slot = [&](int n) { return dgates_ + n * n_.width; };
-    const auto sum = [&](int n, bool rows, int64_t offset, const Tensor& d, int64_t at) {
-      column_sum(count, slot(n), dgates_width_, rows, offset, data_of<V>(d) + at);
+    const int64_t H = n_.H;
+    const auto slot = [&](int n) {
+      return dgates_columns_ + n * n_.blocks * Columns<T>::size(rows_);
     };
     for (int g = 0; g < G; ++g) {
-      if (a_.db_ih.present) sum(shape_.slot_x[g], false, 0, a_.db_ih, g * H);
-      if (a_.db_hh.present) sum(shape_.slot_h[g], false, 0, a_.db_hh, g * H);
+      if (a_.db_ih.present) column_sum(slot(shape_.slot_x[g]), data_of<V>(a_.db_ih) + g * H);
+      if (a_.db_hh.present) column_sum(slot(shape_.slot_h[g]), data_of<V>(a_.db_hh) + g * H);
     }
     if (n_.has_norm) {
       list_rows(begin, end, [&](int64_t r, int64_t s) { return norms_row(r, s); });
       for (int g = 0; g < G; ++g) {
-        sum(shape_.slot_x[g], true, n_.layout.gx + g * H, a_.dgain_ih, g * H);
-        sum(shape_.slot_h[g], true, n_.layout.gh + g * H, a_.dgain_hh, g * H);
+        const int64_t of_gate = g * H;
+        product_sum(slot(shape_.slot_x[g]), n_.layout.gx + of_gate,
+                    data_of<V>(a_.dgain_ih) + of_gate);
+        product_sum(slot(shape_.slot_h[g]), n_.layout.gh + of_gate,
+                    data_of<V>(a_.dgain_hh) + of_gate);
       }
-      if (dnormed_) {
-        column_sum(count, dnormed_, n_.width, true, n_.layout.c, data_of<V>(a_.dgain_c));
-        for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
-          if (seq_.masked(r, s)) clear(dnormed_ + index * n_.width, n_.width);
-        });
-        column_sum(count, dnormed_, n_.width, false, 0, data_of<V>(a_.dbias_c));
+      if (dnormed_columns_) {
+        product_sum(dnormed_columns_, n_.layout.c, data_of<V>(a_.dgain_c));
+        column_sum(dnormed_columns_, data_of<V>(a_.dbias_c));
       }
     }
     if (a_.dpeephole.present) {
       const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
       list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });
-      for (int n = 0; n < last; ++n) sum(n, true, 0, a_.dpeephole, n * H);
+      for (int n = 0; n < last; ++n) product_sum(slot(n), 0, data_of<V>(a_.dpeephole) + n * H);
       for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
         row_list_[index] =
             seq_.masked(r, s) ? ConstAt<V>{} : ConstAt<V>(c_of_output_ + index * n_.width);
       });
-      sum(G - 1, true, 0, a_.dpeephole, last * H);
+      product_sum(slot(G - 1), 0, data_of<V>(a_.dpeephole) + last * H);
     }
   }
 
@@ -575,7 +595,9 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   At<V> w_hh_{}, w_ih_{}, w_hr_{}, gain_ih_{}, gain_hh_{}, gain_c_{}, bias_c_{};
   T* valid_;
   int64_t *first_, *base_;
+  int64_t rows_ = 0;  // of the chunk
   At<V> zeros_{}, dgates_{}, flow_{}, carry_{}, dh_{}, dc_{}, incoming_{}, dnew_{}, doutput_{};
+  At<V> dgates_columns_{}, flow_columns_{}, dnormed_columns_{}, dnew_columns_{};
   At<V> doperand_{}, operands_{}, hidden_{}, c_of_output_{}, dnormed_{};
   T* kept_ = nullptr;
   ConstAt<V>* incoming_rows_;

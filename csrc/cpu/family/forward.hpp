@@ -93,11 +93,12 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       const int G = cell.gates, E = cell.early, L = cell.late;
       for_packed_blocks(a.threads, n.blocks, [&](int64_t first, int64_t last) {
         const auto gates = [&](const Tensor& w, int64_t length, int gate, int count, At<V> to) {
-          gates_of(w.present ? part(w, i) : w, first, last, length, gate, count, part(to, i));
+          pack_gates(w.present ? part(w, i) : w, first, last, n.H, length, gate, count,
+                     part(to, i));
         };
         gates(a.w_ih, a.w_ih.shape[1], 0, G, w_ih);
-        gates_of(w_hh[i], first, last, n.P, 0, E, part(w_early, i));
-        gates_of(w_hh[i], first, last, n.P, E, L, part(w_late, i));
+        pack_gates(w_hh[i], first, last, n.H, n.P, 0, E, part(w_early, i));
+        pack_gates(w_hh[i], first, last, n.H, n.P, E, L, part(w_late, i));
         gates(a.b_ih, 1, 0, G, b_ih);
         gates(a.b_hh, 1, 0, E, b_early);
         gates(a.b_hh, 1, E, L, b_late);
@@ -108,21 +109,10 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         }
       });
       if (n.projected) {
-        const Tensor& w = part(f.w_hr, i);
         for_packed_blocks(a.threads, n.h_blocks, [&](int64_t first, int64_t last) {
-          pack_blocks(static_cast<const T*>(w.data), first, last, n.P, n.H, 1, w.stride[0],
-                      w.stride[1], 0, part(w_hr, i));
+          pack_gates(part(f.w_hr, i), first, last, n.P, n.H, 0, 1, part(w_hr, i));
         });
       }
-    }
-
-    void gates_of(const Tensor& w, int64_t first, int64_t last, int64_t length, int gate, int count,
-                  T* packed) const {
-      if (!w.present)
-        return clear(packed + first * count * kLanes, (last - first) * count * kLanes);
-      const int64_t gate_stride = n.H * w.stride[0];
-      pack_blocks(static_cast<const T*>(w.data) + gate * gate_stride, first, last, n.H, length,
-                  count, w.stride[0], w.rank == 2 ? w.stride[1] : 0, gate_stride, packed);
     }
   };
 
@@ -144,8 +134,7 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         w_(packed_weights(cell.shape, a, arena)),
         gates_(f_, G, w_.peepholes, cell.shape.peepholes, n_.width),
         ranges_(static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(larger(1, smaller(seq_.T, kForwardChunkBytes / (larger(1, seq_.B / ranges_) * G *
-                                                               n_.width * int64_t{sizeof(T)})))) {
+        chunk_(forward_chunk<T>(seq_, G * n_.width, ranges_)) {
     const int64_t B = seq_.B;
     first_ = arena.take<int64_t>(ranges_ + 1);
     x_rows_ = arena.take<ConstAt<V>>(B * chunk_);
@@ -231,7 +220,8 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       for (int64_t r = first; r < first + rows; ++r)
         x[count++] = row_at<V>(a_.x, seq_.time(r, s), seq_.batch[r]);
     }
-    product<V>(G, {{}, 0, x}, count, seq_.I, w_.w_ih, bias_of_product(w_.b_ih), n_.blocks, gx);
+    Products<V>::forward(G, {{}, 0, x}, count, seq_.I, w_.w_ih, bias_of_product(w_.b_ih), n_.blocks,
+                         gx);
     At<V> next = gx;
     for (int64_t s = start; n_.has_norm && s < end; ++s) {
       const int64_t rows = seq_.active(first, last, s);
@@ -254,8 +244,8 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       hidden = p.hidden;
     }
     if (E > 0) step_early(p, rows, s, gx, hidden);
-    product<V>(L, {E > 0 ? p.operand : hidden, n_.h_width}, rows, n_.P, w_.w_late,
-               bias_of_product(w_.b_late), n_.blocks, p.gh);
+    Products<V>::forward(L, {E > 0 ? p.operand : hidden, n_.h_width}, rows, n_.P, w_.w_late,
+                         bias_of_product(w_.b_late), n_.blocks, p.gh);
     for (int64_t r = 0; r < rows; ++r) {
       if (seq_.masked(p.first + r, s)) {
         skip_row(p, r, s);
@@ -264,15 +254,15 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       }
     }
     if (n_.projected) {
-      product<V>(1, {p.output, n_.width}, rows, n_.H, w_.w_hr, {}, n_.h_blocks, p.next);
+      Products<V>::forward(1, {p.output, n_.width}, rows, n_.H, w_.w_hr, {}, n_.h_blocks, p.next);
     }
     for (int64_t r = 0; r < rows; ++r) finish_row(p, r, s);
   }
 
   // what the early gates keep takes the place of their gx
   void step_early(const Range& p, int64_t rows, int64_t s, At<V> gx, At<V> hidden) const {
-    product<V>(E, {hidden, n_.h_width}, rows, n_.P, w_.w_early, bias_of_product(w_.b_early),
-               n_.blocks, p.gh);
+    Products<V>::forward(E, {hidden, n_.h_width}, rows, n_.P, w_.w_early,
+                         bias_of_product(w_.b_early), n_.blocks, p.gh);
     for (int64_t r = 0; r < rows; ++r) {
       const At<V> gh = p.gh + r * E * n_.width;
       if (n_.has_norm && !seq_.masked(p.first + r, s)) {

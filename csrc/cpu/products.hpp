@@ -1,0 +1,159 @@
+// The products of all drivers over gemm.hpp: of weights with rows, of transposed weights with the
+// gradients of gates, and of those gradients with rows, which is the gradient of the weights.
+#pragma once
+
+#include "cpu/pack.hpp"
+#include "cpu/team.hpp"
+
+namespace fastrnn {
+namespace {
+namespace FASTRNN_ISA {
+
+// What a sum begins with: row r at `at` + r * stride; null: zero.
+template <class T>
+struct Start {
+  const T* at;
+  int64_t stride;
+};
+
+// out[r] = start + W left(r) of N gates, at the blocks of `range`; rows [blocks, N, V]
+template <int N, class T, class LeftRow>
+void product(const LeftRow& left_row, int64_t rows, const BlockRange& range, int64_t length,
+             const T* w, const Start<T>& start, int64_t blocks, T* out) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for_each_tile<N>(rows, range.first, range.last, length, [&](const Tile& tile) {
+    Left<T> left;
+    left.stride = 1;
+    for (int m = 0; m < tile.rows; ++m) left.rows[m] = left_row(tile.row + m) + tile.k;
+    Right<T> right = weights_of<T, N>(tile, w, length);
+    right.out_stride = blocks * N * kLanes;
+    right.out = out + tile.row * right.out_stride + tile.block * N * kLanes;
+    if (!tile.first_piece) {
+      right.init = right.out;
+      right.init_stride = right.out_stride;
+    } else if (start.at) {
+      right.init = start.at + tile.row * start.stride + tile.block * N * kLanes;
+      right.init_stride = start.stride;
+    }
+    multiply<T, N>(tile, left, right);
+  });
+}
+
+// Gates [first, last) of `units` each, whose gradients lie at offset[gate] of a row.
+struct GateRange {
+  int first, last;
+  int64_t units;
+  const int64_t* offset;
+};
+
+// out[r] (+)= sum over the gates of w[gate]^T (left(r) + offset[gate]), at the blocks of `range`;
+// w: `all` gates (pack_transposed). left(r) may be `zeros`, of which nothing comes.
+template <class T, class LeftRow>
+void transposed_product(const LeftRow& left_row, int64_t rows, const GateRange& gates, int all,
+                        const T* w, const T* zeros, const BlockRange& range, bool adds, T* out,
+                        int64_t out_stride) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int gate = gates.first, end; gate < gates.last; gate = end) {
+    end = gate + 1;  // gates whose gradients lie one after the other are one sum
+    while (end < gates.last && gates.offset[end] == gates.offset[end - 1] + gates.units) ++end;
+    const int64_t length = (end - gate) * gates.units;
+    for_each_tile<1>(rows, range.first, range.last, length, [&](const Tile& tile) {
+      const bool begins = gate == gates.first && tile.first_piece && !adds;
+      Left<T> left;
+      left.stride = 1;
+      bool all_zero = true;
+      for (int m = 0; m < tile.rows; ++m) {
+        const T* row = left_row(tile.row + m);
+        all_zero = all_zero && row == zeros;
+        left.rows[m] = row + gates.offset[gate] + tile.k;
+      }
+      T* to = out + tile.row * out_stride + tile.block * kLanes;
+      if (all_zero) {  // the last step of these rows
+        for (int m = 0; begins && m < tile.rows; ++m)
+          copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
+        return;
+      }
+      Right<T> right = weights_of<T, 1>(tile, w, all * gates.units, gate * gates.units);
+      right.out = to;
+      right.out_stride = out_stride;
+      right.init = begins ? nullptr : to;
+      right.init_stride = out_stride;
+      multiply<T, 1>(tile, left, right);
+    });
+  }
+}
+
+// Rows by columns, [blocks, rows, V]: what a weight product reads one unit of at a time.
+template <class T>
+struct Columns {
+  static constexpr int kLanes = Vec<T>::kLanes;
+  T* at;
+  int64_t block_stride;
+
+  Columns(T* columns, int64_t rows) : at(columns), block_stride(size(rows)) {}
+  // of a block. An odd number of rows, so that the columns of one row, which are written one after
+  // the other, fall into different sets of the caches.
+  static int64_t size(int64_t rows) { return (rows | 1) * kLanes; }
+
+  T* place(int64_t block, int64_t row) const { return at + block * block_stride + row * kLanes; }
+  const T* unit(int64_t n) const { return place(n / kLanes, 0) + n % kLanes; }
+
+  Vec<T> sum(int64_t block, int64_t rows) const {
+    Vec<T> sum = Vec<T>::set(0);
+    for (int64_t k = 0; k < rows; ++k) sum = sum + Vec<T>::load(place(block, k));
+    return sum;
+  }
+};
+
+constexpr int64_t kWeightRowsPerTask = 48;
+
+// dw[gate][u][n] (+)= sum over k < count of left[k][offset[gate] + u] * packed[k][n], n < columns
+template <class T>
+void weight_product(int threads, const Columns<T>& left, const GateRange& gates, int64_t count,
+                    const T* packed, int64_t columns, bool sets, T* dw) {
+  using V = Vec<T>;
+  constexpr int kLanes = V::kLanes;
+  const int64_t units = gates.units, number = gates.last - gates.first;
+  const int64_t tasks_per_gate = (units + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
+  const int workers = threads_for(threads, count * number * units * columns);
+  parallel_for(workers, tasks_per_gate * number, [&](int64_t task) {
+    const int64_t gate = gates.first + task / tasks_per_gate;
+    const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
+    const int64_t rows = smaller(kWeightRowsPerTask, units - first);
+    T* out = dw + (gate * units + first) * columns;
+    alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
+    for_each_tile<1>(rows, 0, blocks_of<T>(columns), count, [&](const Tile& tile) {
+      Left<T> column;
+      column.stride = kLanes;
+      for (int m = 0; m < tile.rows; ++m) {
+        column.rows[m] = left.unit(gates.offset[gate] + first + tile.row + m) + tile.k * kLanes;
+      }
+      Right<T> right = weights_of<T, 1>(tile, packed, count);
+      right.out_stride = tile.blocks * kLanes;
+      T* sum_of_tile = sums + tile.row * right.out_stride;
+      right.out = sum_of_tile;
+      right.init = tile.first_piece ? nullptr : sum_of_tile;
+      right.init_stride = right.out_stride;
+      T* to = out + tile.row * columns;
+      if (tile.last_piece && !sets) {
+        for (int m = 0; m < tile.rows; ++m) {
+          for (int j = 0; j < tile.blocks; ++j)
+            __builtin_prefetch(to + m * columns + (tile.block + j) * kLanes, 1, 3);
+        }
+      }
+      multiply<T, 1>(tile, column, right);
+      if (!tile.last_piece) return;
+      for (int m = 0; m < tile.rows; ++m, to += columns) {
+        for (int j = 0; j < tile.blocks; ++j) {
+          V sum = V::load(sum_of_tile + (m * tile.blocks + j) * kLanes);
+          if (!sets) sum = load_block(to, tile.block + j, columns) + sum;
+          store_block(to, tile.block + j, columns, sum);
+        }
+      }
+    });
+  });
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace
+}  // namespace fastrnn
