@@ -54,6 +54,8 @@ struct Layer {
   Place place;  // where x lies, and so all others
   bool step = false;
   std::vector<py::object> owners;
+  const PyTypeObject* type = nullptr;  // of the last tensor, and what there is for it
+  const dlpack::ExchangeAPI* api = nullptr;
 
   Layer(const char* name, const Plan& of, int on) : function(name), plan(of), threads(on) {}
 
@@ -61,7 +63,10 @@ struct Layer {
 
   Tensor take(const char* name, py::handle object) {
     if (object.is_none()) return {};
-    const dlpack::ExchangeAPI* api = dlpack::exchange_api(object);
+    if (Py_TYPE(object.ptr()) != type) {
+      type = Py_TYPE(object.ptr());
+      api = dlpack::exchange_api(object);
+    }
     if (!api) {  // a framework from before DLPack 1.2
       const py::object plain = py::hasattr(object, "detach")
                                    ? object.attr("detach")()
@@ -97,14 +102,20 @@ struct Layer {
     return x;
   }
 
-  py::object empty(py::handle like, const Shape& shape, DType dtype, For whom = For::kUser) const {
-    return new_tensor(like, shape, dtype, place.device, whom);
+  // A new tensor of the framework of `like`, and its view.
+  py::object empty(py::handle like, const Shape& shape, DType dtype, Tensor& view,
+                   For whom = For::kUser) {
+    NewTensor made = new_tensor(like, shape, dtype, place.device, whom);
+    view = made.view.present ? made.view : take("result", made.object);
+    return std::move(made.object);
   }
   // of what is kept of c
-  py::object empty_c(py::handle like, const Shape& shape, DType dtype,
-                     For whom = For::kUser) const {
-    if (compute_dtype(dtype) == dtype) return empty(like, shape, dtype, whom);
-    return new_like(like, {shape.size, shape.size + shape.rank}, "float32");
+  py::object empty_c(py::handle like, const Shape& shape, DType dtype, Tensor& view,
+                     For whom = For::kUser) {
+    if (compute_dtype(dtype) == dtype) return empty(like, shape, dtype, view, whom);
+    py::object made = new_like(like, {shape.size, shape.size + shape.rank}, "float32");
+    view = take("result", made);
+    return made;
   }
 
   // what a forward call returned: its shape is known, it was written densely
@@ -396,15 +407,14 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
 
   const py::handle x = inputs[0];
   py::object y = py::none(), c_n = py::none(), c = py::none(), reserve = py::none();
-  if (!layer.step) y = layer.empty(x, layer.sequence_shape(T, B, D * P), dtype);
-  const py::object h_n = layer.empty(x, layer.state_shape(B, P), dtype);
-  if (has_c) c_n = layer.empty_c(x, layer.state_shape(B, H), dtype);
+  Outputs out;
+  if (!layer.step) y = layer.empty(x, layer.sequence_shape(T, B, D * P), dtype, out.y);
+  const py::object h_n = layer.empty(x, layer.state_shape(B, P), dtype, out.h_n);
+  if (has_c) c_n = layer.empty_c(x, layer.state_shape(B, H), dtype, out.c_n);
   if (has_c && save && !layer.step)
-    c = layer.empty_c(x, layer.saved_shape(T, B, H), dtype, For::kAutograd);
+    c = layer.empty_c(x, layer.saved_shape(T, B, H), dtype, out.c, For::kAutograd);
   if (kept > 0 && save)
-    reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype, For::kAutograd);
-  const Outputs out = {layer.take("y", y), layer.take("h_n", h_n), layer.take("c_n", c_n),
-                       layer.take("c", c), layer.take("reserve", reserve)};
+    reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype, out.reserve, For::kAutograd);
   if (filled && out.reserve.present && layer.place.on_host()) {  // CUDA fills it itself
     std::memset(out.reserve.data, 0, static_cast<size_t>(D * T * B * kept * item_size(dtype)));
   }
@@ -445,10 +455,15 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
   const py::handle x = inputs[0];
   const auto gradient = [&](size_t i, const Shape& shape) -> Tensor {
     constexpr size_t kX = 0, kC0 = 2;
-    gradients[i] = !wanted[i] ? py::none()
-                   : i == kC0 ? layer.empty_c(x, shape, dtype)
-                              : layer.empty(x, shape, dtype, i == kX ? For::kAutograd : For::kUser);
-    return layer.take("gradient", gradients[i]);
+    Tensor view;
+    if (!wanted[i]) {
+      gradients[i] = py::none();
+    } else if (i == kC0) {
+      gradients[i] = layer.empty_c(x, shape, dtype, view);
+    } else {
+      gradients[i] = layer.empty(x, shape, dtype, view, i == kX ? For::kAutograd : For::kUser);
+    }
+    return view;
   };
   const bool two_dx = D == 2;
   Shape dx_shape = layer.sequence_shape(T, B, I);
@@ -538,14 +553,10 @@ py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle
     const DType dtype = in.x.dtype;
     const Shape shape = layer.sequence_shape(calls.T, calls.B, D * calls.P);
     if (l == 0) {
-      y = new_tensor(x, shape, dtype);
-      h_n = new_tensor(x, {3, {L * D, calls.B, calls.P}}, dtype);
-      h_n_ = layer.take("h_n", h_n);
-      if (layer.info().states == 2) {
-        c_n = new_tensor(x, {3, {L * D, calls.B, calls.H}}, dtype);
-        c_n_ = layer.take("c_n", c_n);
-      }
-      out.y = layer.take("y", y);
+      y = layer.empty(x, shape, dtype, out.y);
+      h_n = layer.empty(x, {3, {L * D, calls.B, calls.P}}, dtype, h_n_);
+      if (layer.info().states == 2)
+        c_n = layer.empty(x, {3, {L * D, calls.B, calls.H}}, dtype, c_n_);
     }
     const Tensor whole = out.y;
     if (l + 1 < L) {
@@ -604,14 +615,10 @@ py::object cell_step(const Plan& plan, int threads, const py::dict& parameters, 
   take_weights(layer, {weights.data(), weights.size()}, in);
   Calls calls(layer, in);
   const Shape shape = layer.state_shape(calls.B, calls.H);
-  py::object h_n = new_tensor(x, shape, in.x.dtype);
   Outputs out;
-  out.h_n = layer.take("h_n", h_n);
+  py::object h_n = layer.empty(x, shape, in.x.dtype, out.h_n);
   py::object c_n;
-  if (layer.info().states == 2) {
-    c_n = new_tensor(x, shape, in.x.dtype);
-    out.c_n = layer.take("c_n", c_n);
-  }
+  if (layer.info().states == 2) c_n = layer.empty(x, shape, in.x.dtype, out.c_n);
   run(layer, x, in, calls, out, &cache);
   if (!c_n) return h_n;
   return py::make_tuple(h_n, c_n);

@@ -31,6 +31,18 @@ bool same_shape(const Tensor& a, const Tensor& b) {
          std::equal(a.shape, a.shape + a.rank, b.shape);
 }
 
+// memcmp is a call, which costs more than the comparison.
+bool same_line(const char* a, const char* b) {
+  uint64_t differing = 0;
+  for (int64_t i = 0; i < kLine; i += int64_t{sizeof differing}) {
+    uint64_t x = 0, y = 0;
+    std::memcpy(&x, a + i, sizeof x);
+    std::memcpy(&y, b + i, sizeof y);
+    differing |= x ^ y;
+  }
+  return differing == 0;
+}
+
 // f(data, offset in all weights, count) for each piece that is compared, until it says no
 template <class F>
 bool every_piece(const Weights& weights, bool all, const F& f) {
@@ -73,7 +85,7 @@ bool WeightCache::unchanged(const Entry& entry, const Weights& weights, const Ve
   return every_piece(weights, all, [&](const char* now, int64_t at, size_t count) {
     const char* const then = seen + (entry.whole ? at : in_sample);
     in_sample += static_cast<int64_t>(count);
-    return std::memcmp(now, then, count) == 0;
+    return count == kLine ? same_line(now, then) : std::memcmp(now, then, count) == 0;
   });
 }
 
@@ -90,7 +102,7 @@ WeightCache::Kept WeightCache::find(int direction, const KernelTable& backend,
   bool counted = true;
   Versions versions{};
   for (size_t i = 0; !(all && size <= kComparedByFew) && i < kWeights; ++i) {
-    if (!weights[i]->present) continue;
+    if (bytes_of(*weights[i]) <= kLine * kLines) continue;  // all of it is in the sample
     versions[i] = version_of(objects[i]);
     counted = counted && versions[i] >= 0;
   }

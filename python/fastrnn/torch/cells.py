@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn import stack
+from fastrnn._core import Plan, WeightCache
 from fastrnn.torch.layer import eager_layer, step, unwatched
 from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
@@ -27,6 +30,8 @@ class _Cell(Optional, RNNCellBase):
 
     _accepted = tuple(n for n in OPTIONS if n not in ("recurrent_dropout", "weight_dropout"))
     _extras: tuple[str, ...] = ()  # names of the options' parameters
+    # by what may change after construction: what a step without gradients needs
+    _kept: Mapping[object, tuple[Plan, WeightCache]] = MappingProxyType({})
     _theirs: Any  # torch.nn's class
 
     def _kind(self) -> stack.Kind:
@@ -54,13 +59,28 @@ class _Cell(Optional, RNNCellBase):
     def _spec(self) -> Spec:
         return Spec(self._cell(), options=self._options)
 
-    def _quick_step(self, input: Tensor, h: Tensor | None, c: Tensor | None) -> Any:
-        """The new states, h or (h, c), where nothing about the call is unusual; else None."""
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_kept", None)
+        return state
+
+    def _keep(self, variant: object) -> tuple[Plan, WeightCache]:
+        plan = plan_of(self._cell(), False, False, self._options)
+        kept = plan, self._layer_caches(1)[0]
+        self.__dict__["_kept"] = {**self._kept, variant: kept}
+        return kept
+
+    def _quick_step(
+        self, variant: object, input: Tensor, h: Tensor | None, c: Tensor | None
+    ) -> Any:
+        """The new states, h or (h, c), where nothing about the call is unusual; else None.
+
+        ``variant``: what may change after construction and decides about the core's cell.
+        """
         if self._draws or not unwatched(input) or autocast():
             return None
-        cache = (self._caches or self._layer_caches(1))[0]
+        plan, cache = self._kept.get(variant) or self._keep(variant)
         if not _grad_enabled():
-            plan = plan_of(self._cell(), False, False, self._options)
             return plan.step(_threads(), self._parameters, input, h, c, cache)
         if input.dim() != 2:
             return None
@@ -135,7 +155,7 @@ class RNNCell(_Cell, torch.nn.RNNCell):
         """One step. input (B, I) or (I,), hx (B, H) or (H,), None: zeros -> h, shaped as hx."""
         if self.nonlinearity not in ("tanh", "relu"):
             return self._theirs.forward(self, input, hx)
-        h: Tensor | None = self._quick_step(input, hx, None)
+        h: Tensor | None = self._quick_step(self.nonlinearity, input, hx, None)
         if h is not None:
             return h
         finals = self._step(input) if hx is None else self._step(input, hx)
@@ -162,7 +182,7 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
             h, c = hx
         else:
             return self._refuse(input, hx)  # type: ignore[no-any-return]
-        quick: tuple[Tensor, Tensor] | None = self._quick_step(input, h, c)
+        quick: tuple[Tensor, Tensor] | None = self._quick_step(None, input, h, c)
         if quick is not None:
             return quick
         finals = self._step(input) if hx is None else self._step(input, *hx)
@@ -189,7 +209,7 @@ class GRUCell(_Cell, torch.nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step. input (B, I) or (I,), hx (B, H) or (H,), None: zeros -> h, shaped as hx."""
-        h: Tensor | None = self._quick_step(input, hx, None)
+        h: Tensor | None = self._quick_step(self.reset_after, input, hx, None)
         if h is not None:
             return h
         finals = self._step(input) if hx is None else self._step(input, hx)

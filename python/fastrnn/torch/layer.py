@@ -28,6 +28,8 @@ from fastrnn.torch.spec import Inputs, Spec
 
 __all__ = ["eager", "eager_layer", "layer", "step", "unwatched"]
 
+# not looked up at every call
+_compiling = torch.compiler.is_compiling
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing = torch._C._is_tracing
@@ -110,7 +112,7 @@ def unwatched(x: Tensor) -> bool:
     """Whether nobody must see an operator."""
     return (
         type(x) in _PLAIN
-        and not torch.compiler.is_compiling()
+        and not _compiling()
         and not _transforms_active()
         and forward_ad._current_level < 0
         and not _dispatch_modes()
