@@ -1,13 +1,13 @@
-"""What an option costs beside the plain layer, and beside a loop over torch ops: forward + backward.
+"""What an option costs beside the plain layer and beside a loop over torch ops: training.
 
     taskset -c 1 python benchmarks/family.py [--cells lstm] [--cases 32,100,256,256,1]
                                              [--options peephole ..] [--seconds 2] [--no-loop]
 
-One thread, float32. The loop is what a user of torch writes: each operation by itself, a step at a
-time, autograd's backward; its dropout masks are drawn beforehand and cost it nothing. Results are
-compared before they are timed. `cost` is the time by that of the plain layer, `work` the same of the
-multiplications alone; `loop` is the loop's time by ours, `limit` what it would be if the products
-ran at this core's peak and all else took no time.
+Forward and backward on one thread, in float32. The loop is what a user of torch writes: each
+operation by itself, a step at a time, autograd's backward; its dropout masks are drawn beforehand
+and cost it nothing. Results are compared before they are timed. `cost` is the time by that of the
+plain layer, `work` the same of the multiplications alone; `loop` is the loop's time by ours,
+`limit` what it would be if the products ran at this core's peak and all else took no time.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Loop:
     def _forward(self) -> Any:
         torch, call, w = self._torch, self._call, self._leaves
         functional = torch.nn.functional
-        steps, batch, _ = call["x"].shape
+        _, batch, _ = call["x"].shape
         w_hh = w["w_hh"]
         if "weight_dropout" in call:
             w_hh = w_hh * self._kept["weight_dropout"]
@@ -190,9 +190,7 @@ class Loop:
             bias = w[f"b_{kind}"][part]
             if norm is None:
                 return functional.linear(value, weight[part], bias)
-            return normalised(
-                functional.linear(value, weight[part]), w[f"gain_{kind}"][part], bias
-            )
+            return normalised(functional.linear(value, weight[part]), w[f"gain_{kind}"][part], bias)
 
         def gate(n: int, value: Any) -> Any:
             return functions[n](value if clip is None else value.clamp(-clip, clip))

@@ -2,17 +2,22 @@
 
 case = alone("lstm", "peephole", np.float64)       case = combination(17, np.float32)
 result, gradients = case.run(fastrnn, backend="avx2")
+
+and how their results are compared with the reference's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tolerances import assert_close
 
+from fastrnn import FamilyGradients
 from fastrnn.reference import LayerNorm
 
 CELLS = ("lstm", "lstm_coupled", "gru", "gru_reset_before", "rnn")
@@ -74,6 +79,11 @@ class Case:
         backward = getattr(namespace, f"{self.family}_backward")
         return named, backward(saved, **self.cotangents, **self.options)
 
+    def results(self, namespace: ModuleType, **options: Any) -> Results:
+        """All results of forward and backward, by name."""
+        named, gradients = self.run(namespace, **options)
+        return {**named, **gradients._asdict()}
+
     def loss(self, namespace: ModuleType) -> float:
         """What the cotangents are the gradient of."""
         named, _ = replace(self, inputs={**self.inputs, "save": False}).run(namespace)
@@ -106,6 +116,63 @@ def combination(seed: int, dtype: npt.DTypeLike) -> Case:
     names = ("lengths", "mask", "reset", "reverse", "batch_first", "no_bias", "state")
     options = {name: bool(draw.random() < 0.4) for name in names}
     return _case(cell, features, dtype, draw, sizes, options)
+
+
+Results = dict[str, Any]  # arrays, or None, by name
+
+
+def assert_agrees(
+    got: Results,
+    expected: Results,
+    exact: Callable[..., Results],
+    given: tuple[Any, ...],
+    kind: str,
+    name: str,
+) -> None:
+    """`got`, of `given` in their dtype, is what `exact(*given)`, in float64, has said: to the
+    table's tolerance, or where that is badly conditioned to what rounding what is given changes.
+
+    Results beyond the range of the dtype are not compared. `kind` "": by the name of the result.
+    """
+    assert got.keys() == expected.keys()
+    moved: list[Results] = []
+    for key, value in expected.items():
+        if value is None or got[key] is None:
+            assert value is got[key], f"{key} of {name}"
+            continue
+        dtype = got[key].dtype
+        if not np.abs(value).max(initial=0.0) < np.finfo(dtype).max:
+            return  # nor is anything that was computed from it
+        label, what = f"{key} of {name}", kind or ("gradient" if key in _GRADIENTS else "forward")
+        try:
+            assert_close(got[key], value, dtype, what, name=label)
+        except AssertionError:
+            draws = (np.random.default_rng(n) for n in range(4))
+            moved = moved or [exact(*rounded(given, dtype, draw)) for draw in draws]
+            change = max(float(np.abs(m[key] - value).max()) for m in moved)
+            assert_close(got[key], value, dtype, what, name=label, sensitivity=change)
+
+
+_GRADIENTS = FamilyGradients._fields
+
+
+def rounded(value: Any, dtype: npt.DTypeLike, draw: np.random.Generator) -> Any:
+    """Every number in it moved by half a unit in the last place of the dtype, in float64."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            return value
+        half = np.finfo(dtype).eps / 2
+        return value.astype(np.float64) * (1 + draw.choice([-half, half], value.shape))
+    if isinstance(value, dict):
+        return {name: rounded(part, dtype, draw) for name, part in value.items()}
+    if isinstance(value, LayerNorm):
+        return LayerNorm(*(rounded(part, dtype, draw) for part in value))
+    if isinstance(value, Case):
+        inputs, cotangents = (
+            rounded(group, dtype, draw) for group in (value.inputs, value.cotangents)
+        )
+        return replace(value, inputs=inputs, cotangents=cotangents)
+    return tuple(rounded(part, dtype, draw) for part in value) if type(value) is tuple else value
 
 
 def _case(
