@@ -291,6 +291,8 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   check.shape("dh_n", a.dh_n, {n.B, n.P});
   check.state_dtype("dc_n", a.dc_n, dtype);
   check.shape("dc_n", a.dc_n, {n.B, n.H});
+  check.state_dtype("dc", a.dc, dtype);
+  check.sequence("dc", a.dc, {n.T, n.B, n.H});
   check.dtype("dgates", a.dgates, dtype, " as x is");
   for (const auto& [name, tensor] :
        {std::pair{"dy", &a.dy}, std::pair{"dh_n", &a.dh_n}, std::pair{"dc_n", &a.dc_n}}) {

@@ -94,6 +94,7 @@ struct BackwardArgs {
 
   bool family = false;        // any of what follows, or forward.family.on
   double clip = 0;            // of the gates' gradients at every step; 0: none
+  Tensor dc;                  // [T, B, H]  gradients of c at every step
   Tensor dgates;              // [T, B, G*H]  gradients of family.gates
   Tensor dw_hr, dpeephole;    // as what they belong to
   Tensor dgain_ih, dgain_hh;  // [G*H]

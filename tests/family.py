@@ -50,6 +50,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "recurrent_dropout": CELLS,
     "weight_dropout": CELLS,
     "gates": CELLS,
+    "cell_sequence": ("lstm", "lstm_coupled"),
     "grad_clip": CELLS,
     "step_norms": CELLS,
 }
@@ -72,8 +73,8 @@ class Case:
         y, state, saved, *more = results
         state = state if isinstance(state, tuple) else (state,)
         named = {"y": y, **dict(zip(("h_n", "c_n"), state, strict=False))}
-        if more:
-            named["gates"] = more[-1]
+        asked = {"return_cell_sequence": "c", "return_gates": "gates"}
+        named |= zip([n for o, n in asked.items() if self.inputs.get(o)], more, strict=True)
         if saved is None:
             return named, None
         backward = getattr(namespace, f"{self.family}_backward")
@@ -89,7 +90,7 @@ class Case:
         named, _ = replace(self, inputs={**self.inputs, "save": False}).run(namespace)
         return sum(
             float(np.sum(self.cotangents[d] * named[name]))
-            for name, d in (("y", "dy"), ("h_n", "dh_n"), ("c_n", "dc_n"), ("gates", "dgates"))
+            for name, d in ((name, f"d{name}") for name in ("y", "h_n", "c_n", "c", "gates"))
             if d in self.cotangents
         )
 
@@ -253,6 +254,9 @@ def _case(
     if "gates" in features:
         inputs["return_gates"] = True
         cotangents["dgates"] = normal(T, B, G, H)
+    if "cell_sequence" in features:
+        inputs["return_cell_sequence"] = True
+        cotangents["dc"] = normal(T, B, H)
     if "grad_clip" in features:
         backward["grad_clip"] = 0.2
     if "step_norms" in features:
@@ -260,7 +264,7 @@ def _case(
     if options.get("batch_first"):
         inputs["batch_first"] = True
         for group in (inputs, cotangents):
-            for name in {"x", "mask", "reset", "dy", "dgates"} & group.keys():
+            for name in {"x", "mask", "reset", "dy", "dc", "dgates"} & group.keys():
                 group[name] = np.ascontiguousarray(group[name].swapaxes(0, 1))
     on = [name for name, value in options.items() if value]
     name = f"{cell} T{T}B{B}I{I}H{H}P{P} {' '.join(sorted(features) + on)}"

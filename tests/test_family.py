@@ -85,7 +85,7 @@ def parts(state: Any) -> tuple[Any, ...]:
 
 
 def step_options(case: Case) -> dict[str, Any]:
-    left_out = {"x", "h0", "c0", "return_gates"}
+    left_out = {"x", "h0", "c0", "return_gates", "return_cell_sequence"}
     return {name: value for name, value in case.inputs.items() if name not in left_out}
 
 

@@ -82,6 +82,7 @@ void take_weights(Call& call, py::handle w_ih, py::handle w_hh, py::handle b_ih,
 }
 
 void take_family(Call& call, py::handle settings) {
+  if (settings.is_none()) return;
   call.args.family = family_of(call.cell(), settings, [&](const char* name, py::handle object) {
     return call.take(name, object, Access::kAnyStride);
   });
@@ -121,7 +122,7 @@ Call new_call(const std::string& function, const std::string& cell,
 }
 
 // -> (y, h_n, c_n or None, saved or None, c or None, gates or None)
-py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
+py::tuple run_sequence(Call&& call, py::handle x, py::handle h0, py::handle c0, py::handle lengths,
                        py::handle mask, py::handle reset, bool reverse, bool batch_first, bool save,
                        bool return_cell_sequence, bool return_gates = false) {
   ForwardArgs& a = call.args;
@@ -152,7 +153,7 @@ py::tuple run_sequence(Call call, py::handle x, py::handle h0, py::handle c0, py
     call.owners.push_back(y);
     call.owners.push_back(c);
     a.packed = nullptr;
-    saved = py::cast(Saved{std::move(call)});
+    saved = py::cast(std::make_unique<Saved>(std::move(call)));
   }
   return py::make_tuple(to_kind_of(like, y), to_kind_of(like, h_n), to_kind_of(like, c_n), saved,
                         return_cell_sequence ? to_kind_of(like, c) : py::none(),
@@ -175,7 +176,7 @@ py::tuple py_forward(const std::string& function, const std::string& cell, py::h
 }
 
 // -> (h, c or None)
-py::tuple run_step(Call call, py::handle x, py::handle h, py::handle c) {
+py::tuple run_step(Call&& call, py::handle x, py::handle h, py::handle c) {
   take_step(call, x, h, c);
   ForwardArgs& a = call.args;
   check_forward(call.function.c_str(), *call.backend, a, call.layout);
@@ -214,8 +215,8 @@ Weights make_weights(const std::string& function, const std::string& cell, py::h
 py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, py::handle c0,
                           py::handle lengths, py::handle mask, py::handle reset, bool reverse,
                           bool batch_first, bool save) {
-  return run_sequence(weights.call, x, h0, c0, lengths, mask, reset, reverse, batch_first, save,
-                      false);
+  return run_sequence(Call(weights.call), x, h0, c0, lengths, mask, reset, reverse, batch_first,
+                      save, false);
 }
 
 // One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
@@ -257,7 +258,7 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
 // or None
 py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
                       py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n,
-                      py::handle dgates, double grad_clip, bool return_step_norms) {
+                      py::handle dgates, double grad_clip, bool return_step_norms, py::handle dc) {
   const Call& call = saved_call(function, cells, saved_object);
   const CellInfo& info = call.cell();
   BackwardArgs a;
@@ -274,8 +275,10 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   a.dc_n = dc_n_held.tensor;
   const Held dgates_held = hold(function, "dgates", dgates, Access::kContiguous, place);
   a.dgates = call.time_major(dgates_held.tensor);
+  const Held dc_held = hold(function, "dc", dc, Access::kUnitLastStride, place);
+  a.dc = call.time_major(dc_held.tensor);
   a.clip = grad_clip;
-  a.family = grad_clip > 0 || return_step_norms || a.dgates.present;
+  a.family = grad_clip > 0 || return_step_norms || a.dgates.present || a.dc.present;
   check_backward(function.c_str(), a, call.layout);
 
   const Family& f = call.args.family;
@@ -419,6 +422,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
         py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dgates") = py::none(),
         py::arg("grad_clip") = 0.0, py::arg("return_step_norms") = false,
+        py::arg("dc") = py::none(),
         "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
   m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
         py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),

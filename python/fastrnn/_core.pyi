@@ -64,6 +64,7 @@ def backward(
     dgates: object = None,
     grad_clip: float = 0.0,
     return_step_norms: bool = False,
+    dc: object = None,
 ) -> tuple[Any, ...]: ...
 def jvp(
     function: str, cells: Sequence[str], saved: object, tangents: dict[str, Any]

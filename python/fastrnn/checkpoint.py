@@ -160,10 +160,11 @@ def backward(
     dgates: Array | None,
     grad_clip: float,
     return_step_norms: bool,
+    dc_of_steps: Array | None = None,
 ) -> tuple[Any, ...]:
     """As _core.backward."""
     call = saved.call
-    dy, dh, dc, dgates = (to_numpy(a) for a in (dy, dh_n, dc_n, dgates))
+    dy, dh, dc, dgates, dc_of_steps = (to_numpy(a) for a in (dy, dh_n, dc_n, dgates, dc_of_steps))
     dx: Array = np.empty(call.x.shape, call.x.dtype)
     norms = np.empty(call.x.shape[:2], call.x.dtype) if return_step_norms else None
     total: list[Array | None] | None = None
@@ -180,6 +181,7 @@ def backward(
             call.part(dgates, steps),
             grad_clip,
             return_step_norms,
+            call.part(dc_of_steps, steps),
         )
         call.part(dx, steps)[...] = g[0]  # type: ignore[index]
         dh, dc = g[5], g[6]

@@ -195,6 +195,7 @@ def lstm_backward(
     dh_n: Array | None = None,
     dc_n: Array | None = None,
     *,
+    dc: Array | None = None,
     dgates: Array | None = None,
     grad_clip: float | None = None,
     return_step_norms: bool = False,
@@ -204,13 +205,14 @@ def lstm_backward(
     dy (T, B, H), dh_n and dc_n (B, H): gradients of the loss; None is zero. The result is a
     FamilyGradients if there were any of :class:`Features`, or any of these options:
 
+    * ``dc`` (T, B, H): gradients of c at every step, which ``return_cell_sequence`` returned
     * ``dgates``: gradients of the gates' values, of the shape of what ``return_gates`` returned
     * ``grad_clip``: bound of the gates' gradients before their activation, at every step (Graves,
       arXiv:1308.0850, section 2.1)
     * ``return_step_norms``: ``step_norms`` (T, B), the norm of dL/dh at every step
     """
     more = _options("lstm_backward", dgates, grad_clip, return_step_norms)
-    g = run_backward("lstm_backward", CELLS["lstm"], saved, dy, dh_n, dc_n, *more)
+    g = run_backward("lstm_backward", CELLS["lstm"], saved, dy, dh_n, dc_n, *more, dc)
     return LSTMGradients(*g) if len(g) == 7 else FamilyGradients(*g)
 
 

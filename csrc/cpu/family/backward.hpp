@@ -243,9 +243,16 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
   }
 
-  // dL/dh of the step -> what goes on to the new h (dnew), and past it to the h before (dh_)
+  // dL/d(h and c) of the step: what comes from outside is added, and of dL/dh what goes on to the
+  // new h (dnew), and past it to the h before (dh_)
   void hidden_gradient(int64_t row, int64_t s, const Scratch& scratch) const {
     const int64_t t = seq_.time(row, s), b = seq_.batch[row];
+    if (a_.dc.present && n_.has_c) {
+      const ConstAt<V> of_step = row_at<V>(a_.dc, t, b);
+      const At<V> dc = dc_ + row * n_.width;
+      for (int64_t j = 0; j < n_.blocks; ++j)
+        (V::load(dc + j * kLanes) + load_block(of_step, j, n_.H)).store(dc + j * kLanes);
+    }
     const At<V> dy = a_.dy.present ? row_at<V>(a_.dy, t, b) : At<V>{};
     const bool masked = seq_.masked(row, s);
     const T* z = masked ? nullptr : zoneout_row(on_, 0, t, b, n_.P, n_.h_width, scratch.zoneout);

@@ -214,6 +214,7 @@ def lstm_backward(
     dh_n: npt.ArrayLike | None = None,
     dc_n: npt.ArrayLike | None = None,
     *,
+    dc: npt.ArrayLike | None = None,
     dgates: npt.ArrayLike | None = None,
     grad_clip: float | None = None,
     return_step_norms: bool = False,
@@ -225,6 +226,7 @@ def lstm_backward(
     dc0, of the shapes of the arguments, and FamilyGradients if there were any of `Features` or any
     option here:
 
+    dc                  dL/d(c at every step) (T, B, H), which return_cell_sequence returned
     dgates              dL/d(values of the gates), of the shape of what return_gates returned
     grad_clip           bound of the gradients of the gates before their activation, at every step
                         (Graves, arXiv:1308.0850, section 2.1)
@@ -234,8 +236,9 @@ def lstm_backward(
     dtype does not fit.
     """
     final = {"dh_n": dh_n, "dc_n": dc_n}
-    g = _backward("lstm", saved, dy, final, dgates, grad_clip, return_step_norms)
-    return g if extended(saved, dgates, grad_clip, return_step_norms) else LSTMGradients(*g[:7])  # type: ignore[arg-type]
+    g = _backward("lstm", saved, dy, final, dgates, grad_clip, return_step_norms, dc)
+    more = dc is not None or extended(saved, dgates, grad_clip, return_step_norms)
+    return g if more else LSTMGradients(*g[:7])  # type: ignore[arg-type]
 
 
 def gru_backward(
@@ -394,13 +397,18 @@ def _backward(
     dgates: npt.ArrayLike | None,
     grad_clip: float | None,
     return_step_norms: bool,
+    dc: npt.ArrayLike | None = None,
 ) -> FamilyGradients:
     function = f"{family}_backward"
     saved = checked_saved(function, family, saved)
     given = checked_cotangents(function, saved, dy, dfinal, dgates, grad_clip)
-    return as_results(
-        saved, sequence.backward(saved.problem, saved.steps, *given), return_step_norms
-    )
+    if dc is not None:
+        T, B = saved.problem.valid.shape
+        check = Check(function, {"T": T, "B": B, "H": saved.problem.hidden})
+        dc = check.real("dc", dc, ["B", "T", "H"] if saved.batch_first else ["T", "B", "H"])
+        dc = dc.swapaxes(0, 1) if saved.batch_first else dc
+    g = sequence.backward(saved.problem, saved.steps, *given, dc)
+    return as_results(saved, g, return_step_norms)
 
 
 def checked_saved(function: str, family: str, saved: Saved | None) -> Saved:

@@ -182,9 +182,10 @@ def backward(
     dfinal: Arrays,
     dvalues: Array | None = None,
     clip: float = np.inf,
+    dc: Array | None = None,
 ) -> Gradients:
-    """Back-propagate dL/dy (T, B, P), read only where valid, dL/d(final states) and dL/d(values of
-    the gates).
+    """Back-propagate dL/dy (T, B, P), dL/d(c at every step) (T, B, H), both read only where valid,
+    dL/d(final states) and dL/d(values of the gates).
 
     clip bounds the gradients of the gates before their activation at every step (Graves,
     arXiv:1308.0850, section 2.1).
@@ -209,6 +210,8 @@ def backward(
     for step in reversed(steps):
         t, rows = step.t, step.rows
         dstate[0][p.valid[t]] += dy[t, p.valid[t]]
+        if dc is not None:
+            dstate[1][p.valid[t]] += dc[t, p.valid[t]]
         g.step_norms[t, p.valid[t]] = np.linalg.norm(dstate[0][p.valid[t]], axis=1)
         of_gates = np.zeros_like(p.x, shape=(len(rows), p.cell.gates, p.hidden))
         if dvalues is not None:
