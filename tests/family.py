@@ -148,7 +148,7 @@ def assert_agrees(
         try:
             assert_close(got[key], value, dtype, what, name=label)
         except AssertionError:
-            draws = (np.random.default_rng(n) for n in range(4))
+            draws = (np.random.default_rng(n) for n in range(16))
             moved = moved or [exact(*rounded(given, dtype, draw)) for draw in draws]
             change = max(float(np.abs(m[key] - value).max()) for m in moved)
             assert_close(got[key], value, dtype, what, name=label, sensitivity=change)
