@@ -11,6 +11,7 @@
 namespace fastrnn {
 
 const KernelTable* kernel_table_cuda();
+const KernelTable* kernel_table_amx();
 const KernelTable* kernel_table_avx512();
 const KernelTable* kernel_table_avx2();
 const KernelTable* kernel_table_neon();
@@ -19,6 +20,9 @@ const KernelTable* kernel_table_scalar();
 namespace {
 
 const KernelTable* (*const kBackends[])() = {
+#if FASTRNN_HAVE_AMX
+    kernel_table_amx,
+#endif
 #if FASTRNN_HAVE_AVX512
     kernel_table_avx512,
 #endif

@@ -17,6 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+import fastrnn
+
+# Backends with kernels of their own for whatever is not the plain layers' BPTT in float32.
+OWN_KERNELS = [name for name in fastrnn.backends() if name not in ("amx", "cuda")]
+
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
 CELLS = tuple(GATES)
 DTYPES = (np.float32, np.float64)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from shapes import OWN_KERNELS
 from tqdm import tqdm
 
 import fastrnn
-
-BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
 
 
 def rows_of(x, units):
@@ -63,7 +62,7 @@ def all_floats(step):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OWN_KERNELS)
 def test_within_2_ulp_over_float32(name, backend):
     function, exact = FUNCTIONS[name]
     x = all_floats(1009)
@@ -80,7 +79,7 @@ FLOAT64 = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_within_2_ulp_of_numpys_float64_function_rounded_for_every_float32(name):
     count = 1 << 20
-    worst = dict.fromkeys(BACKENDS, 0)
+    worst = dict.fromkeys(OWN_KERNELS, 0)
     for first in tqdm(range(0, 0x7F800000, count), desc=name, leave=False, disable=None):
         bits = np.arange(first, min(first + count, 0x7F800000), dtype=np.uint32)
         for sign in (0, 0x80000000):
@@ -88,7 +87,7 @@ def test_within_2_ulp_of_numpys_float64_function_rounded_for_every_float32(name)
             with np.errstate(under="ignore", over="ignore"):
                 # + 0: the sum that leads to the function makes 0 of -0
                 exact = FLOAT64[name](x.astype(np.float64)).astype(np.float32) + 0
-            for backend in BACKENDS:
+            for backend in OWN_KERNELS:
                 got = FUNCTIONS[name][0](x, backend) + 0
                 # of one sign: neighbours' bits differ by one
                 assert np.array_equal(np.signbit(got), np.signbit(exact)), backend
@@ -99,7 +98,7 @@ def test_within_2_ulp_of_numpys_float64_function_rounded_for_every_float32(name)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OWN_KERNELS)
 def test_within_2_ulp_over_float64(name, backend):
     function, exact = FUNCTIONS[name]
     rng = np.random.default_rng(0)
@@ -115,7 +114,7 @@ def test_within_2_ulp_over_float64(name, backend):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OWN_KERNELS)
 def test_ends_zero_and_nan(backend, dtype):
     x = np.array([-1e38, 1e38, 0.0, np.nan, -1e30, 1e30], dtype)
     infinite = np.array([-np.inf, np.inf], dtype)
@@ -127,7 +126,7 @@ def test_ends_zero_and_nan(backend, dtype):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OWN_KERNELS)
 def test_monotone_where_they_saturate(name, backend):
     for begin, end in ((-120, -80), (-20, -5), (5, 20)):
         x = np.linspace(begin, end, 100_001, dtype=np.float32)

@@ -152,7 +152,7 @@ def test_import_fastrnn_imports_no_framework_and_no_plotting() -> None:
 
 
 def isa_objects(build: Path) -> dict[str, Path]:
-    pattern = "CMakeFiles/fastrnn_isa_*.dir/csrc/cpu/kernels.cpp.o"
+    pattern = "CMakeFiles/fastrnn_isa_*.dir/csrc/cpu/*.cpp.o"
     return {re.search(r"fastrnn_isa_(\w+)\.dir", str(p))[1]: p for p in build.glob(pattern)}  # type: ignore[index]
 
 
@@ -193,17 +193,20 @@ def test_no_code_of_an_instruction_set_runs_when_the_module_is_loaded(build: Pat
 def test_vector_instructions_occur_in_functions_of_their_instruction_set_alone(build: Path) -> None:
     (module,) = build.glob("_core.*.so")
     with_vector_code = functions_with_vector_code(disassemble(module))
-    leaked = {name for name in with_vector_code if not re.search(r"::(avx2|avx512)::", name)}
+    leaked = {name for name in with_vector_code if not re.search(r"::(avx2|avx512|amx)::", name)}
     assert not leaked
     if "avx2" in isa_objects(build):
         assert with_vector_code, "nothing was found where something must be: the pattern is wrong"
+
+
+EARLY = ("supported()", "unit_supported()", "unit_granted()", "Table::Table()")
 
 
 def test_what_runs_before_the_processor_is_known_uses_no_vector_register(build: Path) -> None:
     for isa, path in isa_objects(build).items():
         text = disassemble(path)
         early = {
-            f"fastrnn::(anonymous namespace)::{isa}::supported()",
+            *(f"fastrnn::(anonymous namespace)::{isa}::{name}" for name in EARLY),
             f"fastrnn::kernel_table_{isa}()",
         }
         defined = set(re.findall(r"^[0-9a-f]+ <(.*)>:$", text, re.MULTILINE))

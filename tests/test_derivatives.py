@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from family import EVERY_ONE, Case, Results, alone, assert_agrees, combination
+from shapes import OWN_KERNELS
 from tolerances import assert_close, tolerance
 
 import fastrnn
@@ -20,7 +21,6 @@ OF_NORM = ("gain_ih", "gain_hh", "gain_c", "bias_c")
 NOT_MOVED = ("lengths", "mask", "reset")
 FIRST_ORDER = ("step_norms", "cell_sequence")  # options of backward alone
 EVERY_ONE = [(cell, feature) for cell, feature in EVERY_ONE if feature not in FIRST_ORDER]
-BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
 every_one = pytest.mark.parametrize(
     ("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE]
 )
@@ -177,7 +177,7 @@ def test_wrong_directions_are_named(namespace: Any) -> None:
         namespace.lstm_jvp(saved, {})
 
 
-def agree(case: Case, dtype: Any, seed: int, backends: Any = BACKENDS, **options: Any) -> None:
+def agree(case: Case, dtype: Any, seed: int, backends: Any = OWN_KERNELS, **options: Any) -> None:
     """jvp, backward_jvp and double_backward of the core with those of the reference."""
     case = of_first_order_left_out(case)
     along = direction(case, np.random.default_rng([seed, 6]))
@@ -229,7 +229,7 @@ def test_relu_matches_the_reference() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_chunks_match_the_reference(save: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fastrnn.checkpoint, "RECOMPUTE_ROWS", 9)
-    agree(combination(seed, np.float64), np.float64, seed, BACKENDS[:1], save=save)
+    agree(combination(seed, np.float64), np.float64, seed, OWN_KERNELS[:1], save=save)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

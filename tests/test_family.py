@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from family import EVERY_ONE, Case, Results, alone, assert_agrees, combination
+from shapes import OWN_KERNELS
 from tolerances import assert_close
 
 import fastrnn
 from fastrnn import reference
 
-BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
 DTYPES = (np.float32, np.float64)
 SAMPLE, COMBINATIONS = 400, 5000
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=OWN_KERNELS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -39,7 +39,7 @@ def of_reference(case: Case) -> Results:
 def check(case: Case, dtype: Any) -> None:
     """On every backend."""
     expected = of_reference(case)
-    for backend in BACKENDS:
+    for backend in OWN_KERNELS:
         got = case.results(fastrnn, backend=backend)
         assert all(array is None or array.dtype == dtype for array in got.values())
         assert_agrees(got, expected, of_reference, (case,), "", f"{case.name} on {backend}")

@@ -22,7 +22,19 @@ namespace FASTRNN_ISA {
 // for the caches.
 constexpr int64_t kBackwardChunkRows = 512;
 
-template <template <class> class C, class T>
+// Where there is no unit for products of matrices beside the vectors (bf16x3.hpp).
+struct NoMatrixUnit {
+  static constexpr bool kPresent = false;
+};
+
+// With a matrix unit, products of enough rows are its: the gate gradients then go, in place of
+// dgates and columns, to parts [slots, padded H / 32][part][rows of the chunk][16 pairs], which is
+// the left factor of 1 and 2. How many are enough depends on the shapes alone: same bits. At a
+// batch below 8 the recurrence stays with the vectors, and more units make the rest worth it.
+constexpr int64_t kLeastUnitRows = 96, kLeastUnitBatch = 8, kLeastUnitsAlone = 128;
+constexpr int64_t kLeastUnitInputRows = 128;  // of dx alone, to be worth another packing of w_ih
+
+template <template <class> class C, class T, class Unit = NoMatrixUnit>
 class Backward {
  public:
   using V = Vec<T>;
@@ -34,6 +46,7 @@ class Backward {
   static constexpr int D = Cell::kSlots;
   static constexpr int kLanes = V::kLanes;
   static constexpr const T* kNone = nullptr;
+  static constexpr bool kUnit = Unit::kPresent && E == 0;
 
   static int64_t workspace(const BackwardArgs& a) {
     Arena arena{nullptr};
@@ -65,29 +78,38 @@ class Backward {
       offset_x_[g] = Cell::slot_x(g) * width_;
       offset_h_[g] = Cell::slot_h(g) * width_;
     }
-    w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
-    w_ih_ = a.dx.present ? arena.take<T>(input_blocks_ * kLanes * G * seq_.H) : nullptr;
+    const bool is_batch = seq_.B >= kLeastUnitBatch;
+    by_unit_ = kUnit && rows >= kLeastUnitRows && (is_batch || seq_.H >= kLeastUnitsAlone);
+    recurs_by_unit_ = by_unit_ && is_batch;
+    dx_by_unit_ = by_unit_ && (recurs_by_unit_ || rows >= kLeastUnitInputRows);
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
-    zeros_ = arena.take<T>(dgates_width_);
     base_ = arena.take<int64_t>(chunk_ + 1);
-    dgates_ = arena.take<T>(rows * dgates_width_);
-    columns_ = wants_weights() ? arena.take<T>(Columns<T>::size(rows) * D * blocks_) : nullptr;
-    carry_ = arena.take<T>(seq_.B * dgates_width_);
+    if constexpr (kUnit) take_for_unit(arena, rows);
+    if (!recurs_by_unit_) {
+      w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
+      zeros_ = arena.take<T>(dgates_width_);
+      dgates_ = arena.take<T>(rows * dgates_width_);
+      carry_ = arena.take<T>(seq_.B * dgates_width_);
+    }
+    if (a.dx.present && !dx_by_unit_) w_ih_ = arena.take<T>(input_blocks_ * kLanes * G * seq_.H);
+    if (wants_weights() && !by_unit_)
+      columns_ = arena.take<T>(Columns<T>::size(rows) * D * blocks_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
     dc_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     row_list_ = arena.take<const T*>(rows);
     dx_ = a.dx.present ? arena.take<T>(rows * input_blocks_ * kLanes) : nullptr;
-    if (a.dw_ih.present) x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
-    if (a.dw_hh.present) {
+    if (a.dw_ih.present && !by_unit_) x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
+    if (a.dw_hh.present && !by_unit_) {
       h_packed_ = arena.take<T>(rows * width_);
       if (E > 0) {
         operands_ = arena.take<T>(rows * width_);
         operand_packed_ = arena.take<T>(rows * width_);
       }
     }
-    db_ = wants_bias() ? arena.take<T>(D * width_) : nullptr;
+    bias_width_ = by_unit_ ? groups_ * 2 * kLanes : width_;
+    db_ = wants_bias() ? arena.take<T>(D * bias_width_) : nullptr;
   }
 
   GateRange gates_x() const { return {0, G, seq_.H, offset_x_}; }
@@ -136,10 +158,13 @@ class Backward {
   void start() {
     const int64_t H = seq_.H;
     seq_.split(ranges_, first_);
-    copy_or_zero<T>(zeros_, nullptr, dgates_width_);
-    if (db_) copy_or_zero<T>(db_, nullptr, D * width_);
-    pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
-    if (a_.dx.present) pack_transposed(threads_, f_.w_ih, seq_.I, G * H, w_ih_);
+    if (db_) copy_or_zero<T>(db_, nullptr, D * bias_width_);
+    if constexpr (kUnit) pack_for_unit();
+    if (!recurs_by_unit_) {
+      copy_or_zero<T>(zeros_, nullptr, dgates_width_);
+      pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
+    }
+    if (w_ih_) pack_transposed(threads_, f_.w_ih, seq_.I, G * H, w_ih_);
     for (int64_t r = 0; r < seq_.B; ++r) {
       const int64_t b = seq_.batch[r];
       load_state(a_.dh_n, b, dh_ + r * width_);
@@ -173,18 +198,39 @@ class Backward {
   struct GradientRow {
     T *dgates, *columns;
     int64_t slot_stride, slot_of_columns, block_of_columns;
+    uint32_t* parts;
+    int64_t part_stride, groups;
 
     void store(int d, int64_t j, V value) const {
       value.store(dgates + d * slot_stride + j * kLanes);
       if (columns) value.store(columns + d * slot_of_columns + j * block_of_columns);
     }
+
+    // blocks j, ..., j even where there are two
+    template <int N>
+    void store(int d, int64_t j, const Bundle<V, N>& values) const {
+      if constexpr (kUnit) {
+        if (parts) {
+          Unit::store_pairs(parts + (d * groups + j / 2) * Unit::kParts * part_stride, part_stride,
+                            values.v[0], N == 2 ? values.v[N - 1] : V::set(0));
+        }
+        if (!dgates) return;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) store(d, j + i, values.v[i]);
+    }
   };
 
   GradientRow gradient_row(int64_t s, int64_t row, int64_t begin) const {
-    const int64_t block = columns().block_stride;
-    return {dgates_row(s, row, begin),
-            columns_ ? columns().place(0, base_[s - begin] + row) : nullptr, width_,
-            blocks_ * block, block};
+    const int64_t block = columns().block_stride, at = base_[s - begin] + row;
+    return {dgates_ ? dgates_row(s, row, begin) : nullptr,
+            columns_ ? columns().place(0, at) : nullptr,
+            width_,
+            blocks_ * block,
+            block,
+            gradients_ ? gradients_ + at * kPairs : nullptr,
+            part_rows(rows_) * kPairs,
+            groups_};
   }
 
   // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
@@ -200,6 +246,9 @@ class Backward {
   // product_[row] = W_hh^T (gate gradients of step s + 1), the direct gates
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
                         const BlockRange& range) const {
+    if constexpr (kUnit) {
+      if (recurs_by_unit_) return incoming_by_unit(first, rows, s, begin, end, range);
+    }
     const auto left = [&](int64_t r) { return incoming(s, first + r, begin, end); };
     transposed_product(left, rows, gates_h(0, kDirect), G, w_hh_, zeros_, range, false,
                        product_ + first * width_, width_);
@@ -234,7 +283,14 @@ class Backward {
         copy_or_zero<T>(dh_ + r * width_ + at, nullptr, units);
         if (S == 2) copy_or_zero<T>(dc_ + r * width_ + at, nullptr, units);
       }
-      for (int d = 0; s == begin && d < D; ++d) {
+      if (s != begin) continue;
+      if constexpr (kUnit) {
+        if (recurs_by_unit_) {
+          keep_first_step(r, range);
+          continue;
+        }
+      }
+      for (int d = 0; d < D; ++d) {
         copy_or_zero(carry_ + r * dgates_width_ + d * width_ + at,
                      dgates_row(s, r, begin) + d * width_ + at, units);
       }
@@ -283,9 +339,9 @@ class Backward {
         C<W>::backward(prev, curr, saved, dcurr, gradients, dprev);
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < N; ++i) {
+      for (int d = 0; d < D; ++d) to.store(d, j, gradients[d]);
 #pragma GCC unroll 4
-        for (int d = 0; d < D; ++d) to.store(d, j + i, gradients[d].v[i]);
+      for (int i = 0; i < N; ++i) {
         dprev[0].v[i].store(dh_row + (j + i) * kLanes);
         if (S == 2) dprev[1].v[i].store(dc_row + (j + i) * kLanes);
       }
@@ -353,9 +409,18 @@ class Backward {
     const int64_t tasks = threads == 1 ? 1 : smaller(count, 4 * threads);
     parallel_for(threads, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
-      const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
-      transposed_product(left, last - first, gates_x(), G, w_ih_, kNone, {0, input_blocks_}, false,
-                         dx_ + first * input_blocks_ * kLanes, input_blocks_ * kLanes);
+      T* to = dx_ + first * input_blocks_ * kLanes;
+      if (dx_by_unit_) {
+        if constexpr (kUnit) {
+          transposed_by_unit(gradients_ + first * kPairs, part_rows(rows_), last - first,
+                             Cell::slot_x, w_ih_parts_, {0, input_blocks_}, to,
+                             input_blocks_ * kLanes);
+        }
+      } else {
+        const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
+        transposed_product(left, last - first, gates_x(), G, w_ih_, kNone, {0, input_blocks_},
+                           false, to, input_blocks_ * kLanes);
+      }
       int64_t s = begin;
       for (int64_t i = first; i < last; ++i) {
         while (base_[s - begin + 1] <= i) ++s;
@@ -371,6 +436,9 @@ class Backward {
   // The first chunk sets dw, the others add to it.
   void weight_gradients(int64_t begin, int64_t end, bool is_first) {
     const int64_t count = rows_;
+    if constexpr (kUnit) {
+      if (by_unit_) return weights_by_unit(begin, end, is_first);
+    }
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
@@ -426,11 +494,182 @@ class Backward {
                    static_cast<T*>(dw.data));
   }
 
+  // ---------------------------------------------------------------- by the matrix unit
+
+  static constexpr int64_t kPairs = 16;            // of a row of a group
+  static constexpr int64_t kUnitWeightRows = 256;  // units of one task of the weights' gradients
+
+  // of one part: odd, for the reason of Columns
+  static int64_t part_rows(int64_t rows) { return rows | 1; }
+
+  void take_for_unit(Arena& arena, int64_t rows) {
+    groups_ = Unit::groups_of(seq_.H);
+    row_groups_ = Unit::groups_of(rows);
+    if (!by_unit_) return;
+    const auto take = [&](int64_t tiles) { return arena.take<uint32_t>(tiles * Unit::kTile); };
+    const auto take_rows = [&](int64_t count) {
+      return arena.take<uint32_t>(D * groups_ * Unit::kParts * part_rows(count) * kPairs);
+    };
+    gradients_ = take_rows(rows);
+    if (recurs_by_unit_) {
+      carry_parts_ = take_rows(seq_.B);
+      w_hh_parts_ = take(blocks_ * G * groups_ * Unit::kParts);
+    }
+    if (dx_by_unit_ && a_.dx.present)
+      w_ih_parts_ = take(input_blocks_ * G * groups_ * Unit::kParts);
+    if (wants_weights()) {
+      const int64_t units = smaller(2 * groups_ * Unit::kRows, kUnitWeightRows);
+      gradients_of_units_ = take(threads_ * (units / Unit::kRows) * row_groups_ * Unit::kParts);
+    }
+    if (a_.dw_ih.present) x_parts_ = take(input_blocks_ * row_groups_ * Unit::kParts);
+    if (a_.dw_hh.present) h_parts_ = take(blocks_ * row_groups_ * Unit::kParts);
+  }
+
+  void pack_for_unit() {
+    if (recurs_by_unit_) pack_weights_for_unit(f_.w_hh, seq_.H, w_hh_parts_);
+    if (w_ih_parts_) pack_weights_for_unit(f_.w_ih, seq_.I, w_ih_parts_);
+  }
+
+  // w as right factor: k runs over the units of one gate after the other
+  void pack_weights_for_unit(const Tensor& w, int64_t columns, uint32_t* packed) const {
+    const int64_t H = seq_.H;
+    const int threads = threads_for(threads_, kPacking * columns * G * H);
+    for_packed_blocks(threads, blocks_of<T>(columns), [&](int64_t first, int64_t last) {
+      for (int64_t group = 0; group < G * groups_; ++group) {
+        const int64_t unit = group % groups_ * Unit::kGroup;
+        const T* rows = static_cast<const T*>(w.data) + (group / groups_ * H + unit) * w.stride[0];
+        for (int64_t block = first; block < last; ++block) {
+          const auto row = [&](int64_t i) {
+            if (unit + i >= H) return V::set(0);
+            const T* at = rows + i * w.stride[0] + block * kLanes * w.stride[1];
+            const int width = static_cast<int>(smaller(kLanes, columns - block * kLanes));
+            if (w.stride[1] == 1) return V::load(at, width);
+            alignas(kAlignment) T side_by_side[kLanes] = {};
+            for (int lane = 0; lane < width; ++lane) side_by_side[lane] = at[lane * w.stride[1]];
+            return V::load(side_by_side);
+          };
+          Unit::pack_group(row, packed + (block * G * groups_ + group) * Unit::kGroupOfTiles);
+        }
+      }
+    });
+  }
+
+  // the listed rows as right factor: k runs over them
+  void pack_list_for_unit(int64_t count, int64_t columns, uint32_t* packed) const {
+    const int64_t blocks = blocks_of<T>(columns), groups = Unit::groups_of(count);
+    const int threads = threads_for(threads_, kPacking * count * columns);
+    parallel_for(threads, groups, [&](int64_t group) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        const auto row = [&](int64_t i) {
+          const int64_t k = group * Unit::kGroup + i;
+          const T* from = k < count ? row_list_[k] : nullptr;
+          return from ? load_block(from, block, columns) : V::set(0);
+        };
+        Unit::pack_group(row, packed + (block * groups + group) * Unit::kGroupOfTiles);
+      }
+    });
+  }
+
+  // as transposed_product, of all gates; row r of the left factor at `left` + r kPairs, of so many
+  // rows a part
+  template <class Slot>
+  void transposed_by_unit(const uint32_t* left, int64_t left_rows, int64_t rows, const Slot& slot,
+                          const uint32_t* w, const BlockRange& range, T* out,
+                          int64_t out_stride) const {
+    const int64_t part = left_rows * kPairs;
+    for (int gate = 0, end; gate < G; gate = end) {
+      end = gate + 1;  // gates whose gradients lie one after the other are one sum
+      while (end < G && slot(end) == slot(end - 1) + 1) ++end;
+      Unit::multiply({left + slot(gate) * groups_ * Unit::kParts * part, Unit::kRows * kPairs,
+                      Unit::kParts * part, part},
+                     {w + (range.first * G + gate) * groups_ * Unit::kGroupOfTiles,
+                      G * groups_ * Unit::kGroupOfTiles, Unit::kGroupOfTiles, Unit::kTile},
+                     rows, (range.last - range.first) * kLanes, (end - gate) * groups_,
+                     out + range.first * kLanes, out_stride, gate == 0);
+    }
+  }
+
+  void incoming_by_unit(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
+                        const BlockRange& range) const {
+    const int64_t flowing = seq_.active(first, first + rows, s + 1);
+    T* product = product_ + first * width_;
+    if (flowing > 0) {
+      const bool in_chunk = s + 1 < end;
+      const uint32_t* left = in_chunk ? gradients_ + (base_[s + 1 - begin] + first) * kPairs
+                                      : carry_parts_ + first * kPairs;
+      transposed_by_unit(left, part_rows(in_chunk ? rows_ : seq_.B), flowing, Cell::slot_h,
+                         w_hh_parts_, range, product, width_);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      if (r < flowing && !seq_.resets(first + r, s + 1)) continue;
+      copy_or_zero<T>(product + r * width_ + range.first * kLanes, nullptr,
+                      (range.last - range.first) * kLanes);
+    }
+  }
+
+  // row r of the first step, which the chunk before this one begins from
+  void keep_first_step(int64_t r, const BlockRange& range) const {
+    const int64_t part = part_rows(rows_) * kPairs, kept = part_rows(seq_.B) * kPairs;
+    const uint32_t* from = gradients_ + (base_[0] + r) * kPairs;
+    for (int64_t i = 0; i < D * groups_ * Unit::kParts; ++i) {
+      const int64_t group = i / Unit::kParts % groups_;
+      if (group < range.first / 2 || group >= (range.last + 1) / 2) continue;
+      copy_or_zero(carry_parts_ + i * kept + r * kPairs, from + i * part, kPairs);
+    }
+  }
+
+  // 3, each task some units of a slot
+  void weights_by_unit(int64_t begin, int64_t end, bool is_first) {
+    const int64_t count = rows_, H = seq_.H, groups = Unit::groups_of(count);
+    if (a_.dw_ih.present) {
+      list_rows(begin, end, [&](int64_t r, int64_t s) {
+        return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
+      });
+      pack_list_for_unit(count, seq_.I, x_parts_);
+    }
+    if (a_.dw_hh.present) {
+      list_rows(begin, end,
+                [&](int64_t r, int64_t s) { return seq_.previous<T>(f_.y, f_.h0, r, s); });
+      pack_list_for_unit(count, H, h_parts_);
+    }
+    if (!wants_weights()) return;
+    const int64_t unit_stride = groups * Unit::kGroupOfTiles;
+    const int64_t part = part_rows(count) * kPairs;
+    const int64_t tasks_of_slot = (H + kUnitWeightRows - 1) / kUnitWeightRows;
+    const int64_t tasks = D * tasks_of_slot;
+    // Each thread has room for one task's left factor, which so stays in its L2.
+    const int64_t room = smaller(2 * groups_, kUnitWeightRows / Unit::kRows) * unit_stride;
+    const int64_t rooms = smaller(threads_for(threads_, count * D * H * (H + seq_.I)), tasks);
+    parallel_for(threads_, rooms, [&](int64_t member) {
+      uint32_t* left = gradients_of_units_ + member * room;
+      for (int64_t task = member; task < tasks; task += rooms) {
+        const int64_t d = task / tasks_of_slot, first = task % tasks_of_slot * kUnitWeightRows;
+        const int64_t units = smaller(kUnitWeightRows, H - first);
+        const int64_t group = d * groups_ + first / Unit::kGroup;
+        Unit::transpose_rows(gradients_ + group * Unit::kParts * part, count, part,
+                             Unit::groups_of(units), left,
+                             db_ ? db_ + d * bias_width_ + first : nullptr);
+        const auto product = [&](const Tensor& dw, int gate, int64_t columns,
+                                 const uint32_t* right) {
+          if (!dw.present) return;
+          Unit::multiply({left, unit_stride, Unit::kGroupOfTiles, Unit::kTile},
+                         {right, unit_stride, Unit::kGroupOfTiles, Unit::kTile}, units, columns,
+                         groups, static_cast<T*>(dw.data) + (gate * H + first) * columns, columns,
+                         is_first);
+        };
+        for (int gate = 0; gate < G; ++gate) {
+          if (Cell::slot_x(gate) == d) product(a_.dw_ih, gate, seq_.I, x_parts_);
+          if (Cell::slot_h(gate) == d) product(a_.dw_hh, gate, H, h_parts_);
+        }
+      }
+    });
+  }
+
   template <class Slot>
   void store_bias(const Tensor& db, const Slot& slot) const {
     if (!db.present) return;
     for (int g = 0; g < G; ++g) {
-      copy_or_zero(static_cast<T*>(db.data) + g * seq_.H, db_ + slot(g) * width_, seq_.H);
+      copy_or_zero(static_cast<T*>(db.data) + g * seq_.H, db_ + slot(g) * bias_width_, seq_.H);
     }
   }
 
@@ -444,16 +683,23 @@ class Backward {
   int64_t chunk_, dgates_width_;
   int64_t offset_x_[G], offset_h_[G];  // where each gate's gradients lie in a row
   int64_t* counters_;
-  T *w_hh_, *w_ih_;
+  T *w_hh_ = nullptr, *w_ih_ = nullptr;
   int64_t* first_;
-  T* zeros_;
+  T* zeros_ = nullptr;
   int64_t* base_;     // [chunk + 1] where the rows of each step of the chunk begin
   int64_t rows_ = 0;  // of the chunk
-  T *dgates_, *columns_, *carry_, *product_, *dh_, *dc_;
+  T *dgates_ = nullptr, *columns_ = nullptr, *carry_ = nullptr, *product_, *dh_, *dc_;
   const T** row_list_;
   T* dx_;
   T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;
+  int64_t bias_width_;
   T* db_;
+  // the matrix unit's
+  bool by_unit_, dx_by_unit_, recurs_by_unit_;  // 3, 2 and 1
+  int64_t groups_ = 0, row_groups_ = 0;
+  uint32_t *gradients_ = nullptr, *carry_parts_ = nullptr, *w_hh_parts_ = nullptr,
+           *w_ih_parts_ = nullptr, *gradients_of_units_ = nullptr, *x_parts_ = nullptr,
+           *h_parts_ = nullptr;
 };
 
 }  // namespace FASTRNN_ISA
