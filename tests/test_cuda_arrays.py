@@ -49,3 +49,8 @@ def test_torch_modules_on_a_device(site: Path) -> None:
     """The tests of the modules themselves, every tensor on the device."""
     said = run_tests(site, "-p", "fake_cuda", "tests/test_torch_modules.py", "-k", MODULES)
     assert int(said.split(" passed")[0].split()[-1]) > 50
+
+
+def test_jax_on_a_device(site: Path) -> None:
+    pytest.importorskip("jax")
+    assert int(run_tests(site, "tests/cuda_jax.py").split(" passed")[0].split()[-1]) == 10

@@ -4,6 +4,8 @@ on strides.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shapes import CELLS, DTYPES, FEATURES, as_states, functions, make_case
@@ -145,6 +147,26 @@ def test_fortran_order_misaligned_and_transposed_arrays(cell, backend):
         inputs = {name: change(value) for name, value in case.inputs.items()}
         cotangents = {name: change(value) for name, value in case.cotangents.items()}
         same_bits(run(cell, type(case)(cell, inputs, cotangents), backend), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sizes", [(5, 7), (64, 64), (40, 150), (33, 17)])
+def test_one_step_takes_its_weights_unpacked_where_a_stride_is_1(cell, dtype, sizes, backend):
+    case = make_case(cell, 1, 1, *sizes, dtype, seed=8, state=True)
+
+    def spread(w):  # no stride is 1, so that it is packed
+        wide = np.zeros((2 * w.shape[0], 2 * w.shape[1]), w.dtype)
+        wide[::2, ::2] = w
+        return wide[::2, ::2]
+
+    def laid(as_):
+        weights = {name: as_(case.inputs[name]) for name in ("w_ih", "w_hh")}
+        return run(cell, replace(case, inputs={**case.inputs, **weights}), backend)
+
+    packed = laid(spread)
+    same_bits(laid(np.ascontiguousarray), packed)
+    same_bits(laid(np.asfortranarray), packed)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,5 +1,5 @@
 // The part of XLA's foreign function interface (openxla/xla, xla/ffi/api/c_api.h, Apache-2.0) that
-// a handler on the CPU needs: plain C structs, the same from version 0.1 on. A newer runtime takes
+// a handler needs: plain C structs, the same from version 0.1 on. A newer runtime takes
 // handlers of an older version of the same major one; an older refuses newer ones.
 #pragma once
 
@@ -46,20 +46,58 @@ struct NewError {
   int code;
 };
 
+// What a handler asks of its call's `context`.
+struct GetStream {
+  size_t struct_size;
+  Extension* extensions;
+  void* context;
+  void* stream;  // out
+};
+
+struct GetDevice {
+  size_t struct_size;
+  Extension* extensions;
+  void* context;
+  int32_t device;  // out
+};
+
+struct Allocate {
+  size_t struct_size;
+  Extension* extensions;
+  void* context;
+  size_t size, alignment;
+  void* data;  // out
+};
+
+struct Release {
+  size_t struct_size;
+  Extension* extensions;
+  void* context;
+  size_t size;
+  void* data;
+};
+
 struct Api {
   size_t struct_size;
   Extension* extensions;
   Version version;
   const void* internal;
   Error* (*new_error)(NewError*);
+  void* of_errors_and_handlers[3];
+  Error* (*get_stream)(GetStream*);
+  void* of_types_and_states[4];
+  Error* (*allocate)(Allocate*);
+  Error* (*release)(Release*);
+  void* of_threads_and_runs[6];
+  Error* (*get_device)(GetDevice*);  // not in the oldest runtimes
 };
 
-enum class DType : int { kBool = 1, kInt32 = 4, kInt64 = 5, kFloat32 = 11, kFloat64 = 12 };
+enum class ElementType : int { kBool = 1, kInt32 = 4, kInt64 = 5, kFloat32 = 11, kFloat64 = 12 };
 
 struct Buffer {
   size_t struct_size;
   Extension* extensions;
-  DType dtype;
+  ElementType dtype;
   void* data;
   int64_t rank;
   int64_t* dims;
@@ -83,7 +121,7 @@ struct Text {
 enum class AttributeKind : int { kScalar = 3, kString = 4 };
 
 struct Scalar {
-  DType dtype;
+  ElementType dtype;
   void* value;
 };
 

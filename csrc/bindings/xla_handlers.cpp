@@ -2,231 +2,19 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
+#include <stdexcept>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "bindings/xla_ffi.hpp"
-#include "cpu/threads.hpp"
-#include "errors.hpp"
-#include "fastrnn.hpp"
+#include "bindings/xla_call.hpp"
+#include "bindings/xla_derivatives.hpp"
 
 namespace fastrnn::bindings {
+namespace xla {
 namespace {
-
-// Arguments, in this order, those in brackets where the bit says so; D directions:
-//   x [T, B, I], [h0], [c0] [D, B, H], [lengths] [B], [mask], [reset] [T, B],
-//   D times: w_ih, w_hh (, b_ih, b_hh)
-// and of backward: y [T, B, D*H], c [D, T, B, H] and reserve [D, T, B, R*H] where the cell has
-// them,
-//   dy, dh_n, dc_n.
-// Results of forward: y, h_n, c_n where the cell has it, and with kSave c and reserve; of backward:
-//   dx ([D, T, B, I] for two directions), [dh0], [dc0], the gradients of the weights.
-// batch_first swaps T and B of x, y, mask, reset and their gradients. With kTransposed
-// w_ih and w_hh come as [I, G*H] and [H, G*H]; their gradients do not.
-enum Given : int32_t {
-  kBias = 1,
-  kH0 = 2,
-  kC0 = 4,
-  kLengths = 8,
-  kMask = 16,
-  kReset = 32,
-  kSave = 64,
-  kBatchFirst = 128,
-  kBidirectional = 256,
-  kReverse = 512,
-  kTransposed = 1024,
-};
-
-Tensor dense(const xla::Buffer& buffer) {
-  Tensor tensor;
-  tensor.data = buffer.data;
-  tensor.present = true;
-  tensor.rank = static_cast<int>(buffer.rank);
-  if (tensor.rank > kMaxRank) throw ValueError("an array has too many axes");
-  switch (buffer.dtype) {
-    case xla::DType::kFloat32:
-      tensor.dtype = DType::kFloat32;
-      break;
-    case xla::DType::kFloat64:
-      tensor.dtype = DType::kFloat64;
-      break;
-    case xla::DType::kInt32:  // lengths, which are copied
-    case xla::DType::kInt64:
-      tensor.dtype = DType::kInt64;
-      break;
-    case xla::DType::kBool:
-      tensor.dtype = DType::kBool;
-      break;
-    default:
-      throw TypeError("an array is of a dtype that the kernels do not know");
-  }
-  int64_t size = 1;
-  for (int i = tensor.rank - 1; i >= 0; --i) {
-    tensor.shape[i] = buffer.dims[i];
-    tensor.stride[i] = size;
-    size *= buffer.dims[i];
-  }
-  return tensor;
-}
-
-int64_t count(const Tensor& tensor) {
-  int64_t n = 1;
-  for (int i = 0; i < tensor.rank; ++i) n *= tensor.shape[i];
-  return n;
-}
-
-char* byte_address(const Tensor& tensor) { return static_cast<char*>(tensor.data); }
-
-// One call: takes its arguments and results in order.
-class Call {
- public:
-  explicit Call(const xla::CallFrame& frame) : frame_(frame) {
-    const int64_t cell = attribute("cell"), given = attribute("given");
-    if (cell < 0 || cell > 1000 || !cell_info(static_cast<int>(cell)))
-      throw ValueError("there is no such cell");
-    cell_ = static_cast<int>(cell);
-    given_ = static_cast<int32_t>(given);
-  }
-
-  bool given(Given bit) const { return (given_ & bit) != 0; }
-  int directions() const { return given(kBidirectional) ? 2 : 1; }
-  const CellInfo& info() const { return *cell_info(cell_); }
-  int cell() const { return cell_; }
-
-  Tensor argument() { return dense(next(frame_.arguments, argument_++)); }
-  Tensor result() { return dense(next(frame_.results, result_++)); }
-  const xla::Buffer& next_argument_buffer() { return next(frame_.arguments, argument_++); }
-
-  Tensor weights() {
-    Tensor w = argument();
-    if (given(kTransposed) && w.rank == 2) {
-      std::swap(w.shape[0], w.shape[1]);
-      std::swap(w.stride[0], w.stride[1]);
-    }
-    return w;
-  }
-
-  void finish() const {
-    if (argument_ != frame_.arguments.size || result_ != frame_.results.size)
-      throw ValueError("wrong number of arguments or results");
-  }
-
-  Tensor time_major(Tensor tensor) const {
-    if (given(kBatchFirst)) {
-      std::swap(tensor.shape[0], tensor.shape[1]);
-      std::swap(tensor.stride[0], tensor.stride[1]);
-    }
-    return tensor;
-  }
-
- private:
-  static const xla::Buffer& next(const xla::Buffers& buffers, int64_t i) {
-    if (i >= buffers.size || buffers.kinds[i] != xla::Kind::kBuffer)
-      throw ValueError("wrong number of arguments or results");
-    return *static_cast<const xla::Buffer*>(buffers.items[i]);
-  }
-
-  int64_t attribute(std::string_view name) const {
-    const xla::Attributes& all = frame_.attributes;
-    for (int64_t i = 0; i < all.size; ++i) {
-      if (std::string_view(all.names[i]->data, all.names[i]->size) != name) continue;
-      if (all.kinds[i] != xla::AttributeKind::kScalar) break;
-      const auto& scalar = *static_cast<const xla::Scalar*>(all.items[i]);
-      if (scalar.dtype != xla::DType::kInt32) break;
-      return *static_cast<const int32_t*>(scalar.value);
-    }
-    throw ValueError("attribute '" + std::string(name) + "' must be there, an int32");
-  }
-
-  const xla::CallFrame& frame_;
-  int cell_ = 0;
-  int32_t given_ = 0;
-  int64_t argument_ = 0, result_ = 0;
-};
-
-// tensor[d], for a tensor whose first axis is the direction
-Tensor at(Tensor tensor, int d, int directions) {
-  if (!tensor.present) return tensor;
-  if (tensor.rank < 2 || tensor.shape[0] != directions)
-    throw ValueError("an array must have the directions on its first axis");
-  tensor.data = byte_address(tensor) + d * tensor.stride[0] * item_size(tensor.dtype);
-  tensor.rank -= 1;
-  for (int i = 0; i < tensor.rank; ++i)
-    tensor.shape[i] = tensor.shape[i + 1], tensor.stride[i] = tensor.stride[i + 1];
-  return tensor;
-}
-
-// the columns of direction d in a [T, B, D*H] view
-Tensor columns(Tensor tensor, int64_t hidden, int d, int directions) {
-  if (tensor.rank != 3 || tensor.shape[2] != directions * hidden)
-    throw ValueError("y must be (T, B, D*H)");
-  tensor.data = byte_address(tensor) + d * hidden * item_size(tensor.dtype);
-  tensor.shape[2] = hidden;
-  return tensor;
-}
-
-struct Layer {
-  const KernelTable& backend = find_backend(nullptr);
-  std::array<ForwardArgs, 2> of;
-  std::vector<int64_t> lengths;
-  bool skips = false;  // there are steps that a row does not take
-  int64_t hidden = 0;
-};
-
-void expect(const Tensor& tensor, const Tensor& like, std::array<int64_t, 4> shape, int rank) {
-  bool right = tensor.rank == rank && tensor.dtype == like.dtype;
-  for (int i = 0; right && i < rank; ++i) right = tensor.shape[i] == shape[static_cast<size_t>(i)];
-  if (!right) throw ValueError("an array has the wrong shape or dtype");
-}
-
-Layer take_layer(Call& call) {
-  Layer layer;
-  ForwardArgs shared;
-  shared.cell = call.cell();
-  shared.threads = num_threads();
-  shared.x = call.argument();
-  if (shared.x.rank != 3) throw ValueError("x must be (T, B, I)");
-  shared.x = call.time_major(shared.x);
-  const Tensor h0 = call.given(kH0) ? call.argument() : Tensor{};
-  const Tensor c0 = call.given(kC0) ? call.argument() : Tensor{};
-  if (call.given(kLengths)) {
-    const xla::Buffer& buffer = call.next_argument_buffer();
-    shared.lengths = dense(buffer);
-    layer.lengths.resize(static_cast<size_t>(count(shared.lengths)));
-    if (buffer.dtype == xla::DType::kInt32) {
-      const auto* from = static_cast<const int32_t*>(buffer.data);
-      std::copy(from, from + layer.lengths.size(), layer.lengths.begin());
-    } else if (buffer.dtype == xla::DType::kInt64) {
-      const auto* from = static_cast<const int64_t*>(buffer.data);
-      std::copy(from, from + layer.lengths.size(), layer.lengths.begin());
-    } else {
-      throw TypeError("lengths must be int32 or int64");
-    }
-    shared.lengths.data = layer.lengths.data();
-  }
-  if (call.given(kMask)) shared.mask = call.time_major(call.argument());
-  if (call.given(kReset)) shared.reset = call.time_major(call.argument());
-  layer.skips = call.given(kLengths) || call.given(kMask);
-  for (int d = 0; d < call.directions(); ++d) {
-    ForwardArgs& a = layer.of[static_cast<size_t>(d)];
-    a = shared;
-    a.reverse = d == 1 || call.given(kReverse);
-    a.h0 = at(h0, d, call.directions());
-    a.c0 = at(c0, d, call.directions());
-    a.w_ih = call.weights();
-    a.w_hh = call.weights();
-    if (call.given(kBias)) a.b_ih = call.argument(), a.b_hh = call.argument();
-    check_forward("fastrnn.jax", layer.backend, a,
-                  call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);
-  }
-  layer.hidden = layer.of[0].w_hh.shape[1];
-  return layer;
-}
 
 void run_forward(Call& call) {
   Layer layer = take_layer(call);
@@ -243,7 +31,7 @@ void run_forward(Call& call) {
   if (save && call.info().reserve > 0) {
     reserve = call.result();
     expect(reserve, first.x, {D, T, B, call.info().reserve * H}, 4);
-    if (layer.skips)  // else NaN may lie there, which jax_debug_nans would find
+    if (layer.skips && call.device() == kHost)  // else NaN may lie there: see jax_debug_nans
       std::memset(reserve.data, 0, static_cast<size_t>(count(reserve) * item_size(reserve.dtype)));
   }
   call.finish();
@@ -254,7 +42,8 @@ void run_forward(Call& call) {
     a.c_n = at(c_n, d, D);
     a.c = at(c, d, D);
     a.reserve = at(reserve, d, D);
-    forward(layer.backend, a);
+    call.with_scratch(device_workspace(layer.backend, a),
+                      [&](void* scratch) { forward(layer.backend, a, scratch); });
   }
 }
 
@@ -310,45 +99,71 @@ void run_backward(Call& call) {
                    call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);
   }
   call.finish();
-  for (int d = 0; d < D; ++d) backward(layer.backend, calls[static_cast<size_t>(d)]);
+  for (int d = 0; d < D; ++d) {
+    const BackwardArgs& a = calls[static_cast<size_t>(d)];
+    call.with_scratch(device_workspace(layer.backend, a),
+                      [&](void* scratch) { backward(layer.backend, a, scratch); });
+  }
 }
 
-xla::Error* error(const xla::CallFrame& frame, const char* message, int code) {
-  xla::NewError made{sizeof(xla::NewError), nullptr, message, code};
+Error* error(const CallFrame& frame, const char* message, int code) {
+  NewError made{sizeof(NewError), nullptr, message, code};
   return frame.api->new_error(&made);
 }
 
-xla::Error* handle(xla::CallFrame* frame, void (*body)(Call&)) {
-  for (xla::Extension* e = frame->extensions; e; e = e->next) {
-    if (e->type != xla::ExtensionType::kMetadata) continue;
-    xla::Metadata& metadata = *reinterpret_cast<xla::MetadataExtension*>(e)->metadata;
-    metadata.version.major_version = xla::kMajorVersion;
-    metadata.version.minor_version = xla::kMinorVersion;
+Error* handle(CallFrame* frame, void (*body)(Call&), bool on_device) {
+  for (Extension* e = frame->extensions; e; e = e->next) {
+    if (e->type != ExtensionType::kMetadata) continue;
+    Metadata& metadata = *reinterpret_cast<MetadataExtension*>(e)->metadata;
+    metadata.version.major_version = kMajorVersion;
+    metadata.version.minor_version = kMinorVersion;
     metadata.traits = 0;
     return nullptr;
   }
-  if (frame->stage != xla::Stage::kExecute) return nullptr;
+  if (frame->stage != Stage::kExecute) return nullptr;
   try {
-    if (frame->api->version.major_version != xla::kMajorVersion ||
-        frame->struct_size < sizeof(xla::CallFrame))
+    if (frame->api->version.major_version != kMajorVersion ||
+        frame->struct_size < sizeof(CallFrame))
       throw ValueError("this XLA speaks another version of its foreign function interface");
-    Call call(*frame);
+    Call call(*frame, on_device);
     body(call);
     return nullptr;
+  } catch (const Failed& failed) {
+    return failed.error;
   } catch (const std::invalid_argument& e) {
-    return error(*frame, e.what(), xla::kInvalidArgument);
+    return error(*frame, e.what(), kInvalidArgument);
   } catch (const std::exception& e) {
-    return error(*frame, e.what(), xla::kInternal);
+    return error(*frame, e.what(), kInternal);
   }
 }
 
-xla::Error* forward_handler(xla::CallFrame* frame) { return handle(frame, run_forward); }
-xla::Error* backward_handler(xla::CallFrame* frame) { return handle(frame, run_backward); }
+template <void (*kBody)(Call&), bool kOnDevice>
+Error* handler(CallFrame* frame) {
+  return handle(frame, kBody, kOnDevice);
+}
+
+}  // namespace
+}  // namespace xla
+
+namespace {
+
+template <bool kOnDevice>
+pybind11::dict handlers_of() {
+  pybind11::dict handlers;
+  const auto add = [&]<void (*kBody)(xla::Call&)>(const char* name) {
+    handlers[name] = pybind11::capsule(reinterpret_cast<void*>(&xla::handler<kBody, kOnDevice>));
+  };
+  add.template operator()<xla::run_forward>("fastrnn_forward");
+  add.template operator()<xla::run_backward>("fastrnn_backward");
+  add.template operator()<xla::run_jvp>("fastrnn_jvp");
+  add.template operator()<xla::run_backward_jvp>("fastrnn_backward_jvp");
+  return handlers;
+}
 
 pybind11::dict xla_handlers() {
   pybind11::dict handlers;
-  handlers["fastrnn_forward"] = pybind11::capsule(reinterpret_cast<void*>(&forward_handler));
-  handlers["fastrnn_backward"] = pybind11::capsule(reinterpret_cast<void*>(&backward_handler));
+  handlers["cpu"] = handlers_of<false>();
+  handlers["CUDA"] = handlers_of<true>();
   return handlers;
 }
 
@@ -363,7 +178,7 @@ std::vector<std::pair<std::string, int>> cells() {
 
 void register_xla_handlers(pybind11::module_& m) {
   m.def("xla_handlers", &xla_handlers,
-        "-> {name: capsule} of handlers on the CPU for XLA's foreign function interface 0.1");
+        "-> {platform: {name: capsule}} of handlers for XLA's foreign function interface 0.1");
   m.def("cells", &cells, "-> [(name, reserve)]: the cells by their numbers, R saved values a unit");
 }
 

@@ -87,12 +87,13 @@ class Backward {
     base_ = arena.take<int64_t>(chunk_ + 1);
     if constexpr (kUnit) take_for_unit(arena, rows);
     if (!recurs_by_unit_) {
-      w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
+      if (!takes_unpacked(f_)) w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
       zeros_ = arena.take<T>(dgates_width_);
       dgates_ = arena.take<T>(rows * dgates_width_);
       carry_ = arena.take<T>(seq_.B * dgates_width_);
     }
-    if (a.dx.present && !dx_by_unit_) w_ih_ = arena.take<T>(input_blocks_ * kLanes * G * seq_.H);
+    if (a.dx.present && !dx_by_unit_ && !takes_unpacked(f_))
+      w_ih_ = arena.take<T>(input_blocks_ * kLanes * G * seq_.H);
     if (wants_weights() && !by_unit_)
       columns_ = arena.take<T>(Columns<T>::size(rows) * D * blocks_);
     product_ = arena.take<T>(seq_.B * width_);
@@ -162,7 +163,7 @@ class Backward {
     if constexpr (kUnit) pack_for_unit();
     if (!recurs_by_unit_) {
       copy_or_zero<T>(zeros_, nullptr, dgates_width_);
-      pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
+      if (w_hh_) pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
     }
     if (w_ih_) pack_transposed(threads_, f_.w_ih, seq_.I, G * H, w_ih_);
     for (int64_t r = 0; r < seq_.B; ++r) {
@@ -184,6 +185,13 @@ class Backward {
     copy_or_zero<T>(panel, nullptr, width_);
     if (state.present) copy_or_zero<T>(panel, row_of<T>(state, b), seq_.H);
   }
+
+  // W^T of `units` columns
+  static Weights<T> transposed(const T* packed, const Tensor& w, int64_t units) {
+    return {packed, static_cast<const T*>(w.data), w.stride[1], w.stride[0], 0, units};
+  }
+  Weights<T> transposed_w_ih() const { return transposed(w_ih_, f_.w_ih, seq_.I); }
+  Weights<T> transposed_w_hh() const { return transposed(w_hh_, f_.w_hh, seq_.H); }
 
   // ---------------------------------------------------------------- 1. recurrence
 
@@ -250,7 +258,7 @@ class Backward {
       if (recurs_by_unit_) return incoming_by_unit(first, rows, s, begin, end, range);
     }
     const auto left = [&](int64_t r) { return incoming(s, first + r, begin, end); };
-    transposed_product(left, rows, gates_h(0, kDirect), G, w_hh_, zeros_, range, false,
+    transposed_product(left, rows, gates_h(0, kDirect), G, transposed_w_hh(), zeros_, range, false,
                        product_ + first * width_, width_);
   }
 
@@ -355,7 +363,7 @@ class Backward {
   void recurrence_early(int64_t first, int64_t rows, int64_t s, int64_t begin,
                         const BlockRange& range) {
     const auto left = [&](int64_t r) { return dgates_row(s, first + r, begin); };
-    transposed_product(left, rows, gates_h(E, G), G, w_hh_, kNone, range, false,
+    transposed_product(left, rows, gates_h(E, G), G, transposed_w_hh(), kNone, range, false,
                        product_ + first * width_, width_);
     for (int64_t r = first; r < first + rows; ++r) {
       if (!seq_.masked(r, s)) early_backward(r, s, begin, range);
@@ -418,8 +426,8 @@ class Backward {
         }
       } else {
         const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
-        transposed_product(left, last - first, gates_x(), G, w_ih_, kNone, {0, input_blocks_},
-                           false, to, input_blocks_ * kLanes);
+        transposed_product(left, last - first, gates_x(), G, transposed_w_ih(), kNone,
+                           {0, input_blocks_}, false, to, input_blocks_ * kLanes);
       }
       int64_t s = begin;
       for (int64_t i = first; i < last; ++i) {
@@ -683,7 +691,7 @@ class Backward {
   int64_t chunk_, dgates_width_;
   int64_t offset_x_[G], offset_h_[G];  // where each gate's gradients lie in a row
   int64_t* counters_;
-  T *w_hh_ = nullptr, *w_ih_ = nullptr;
+  T *w_hh_ = nullptr, *w_ih_ = nullptr;  // null: taken as they are
   int64_t* first_;
   T* zeros_ = nullptr;
   int64_t* base_;     // [chunk + 1] where the rows of each step of the chunk begin

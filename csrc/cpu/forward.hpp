@@ -79,13 +79,17 @@ class Forward {
   // lie together
   struct Packed {
     int64_t I, H;
-    T *w_ih, *w_early, *w_late, *b_ih, *b_early, *b_late;
+    T *w_ih = nullptr, *w_early = nullptr, *w_late = nullptr;  // null: taken as they are
+    T *b_ih, *b_early, *b_late;
 
-    Packed(const ForwardArgs& a, Arena& arena) : I(a.w_ih.shape[1]), H(a.w_hh.shape[1]) {
+    Packed(const ForwardArgs& a, Arena& arena, bool matrices = true)
+        : I(a.w_ih.shape[1]), H(a.w_hh.shape[1]) {
       const int64_t units = padded<T>(H);
-      w_ih = arena.take<T>(units * G * I);
-      w_early = arena.take<T>(units * E * H);
-      w_late = arena.take<T>(units * L * H);
+      if (matrices) {
+        w_ih = arena.take<T>(units * G * I);
+        w_early = arena.take<T>(units * E * H);
+        w_late = arena.take<T>(units * L * H);
+      }
       b_ih = arena.take<T>(units * G);
       b_early = arena.take<T>(units * E);
       b_late = arena.take<T>(units * L);
@@ -93,9 +97,11 @@ class Forward {
 
     void fill(const ForwardArgs& a) const {
       for_packed_blocks(a.threads, blocks_of<T>(H), [&](int64_t first, int64_t last) {
-        pack_gates(a.w_ih, first, last, H, I, 0, G, w_ih);
-        pack_gates(a.w_hh, first, last, H, H, 0, E, w_early);
-        pack_gates(a.w_hh, first, last, H, H, E, L, w_late);
+        if (w_ih) {
+          pack_gates(a.w_ih, first, last, H, I, 0, G, w_ih);
+          pack_gates(a.w_hh, first, last, H, H, 0, E, w_early);
+          pack_gates(a.w_hh, first, last, H, H, E, L, w_late);
+        }
         pack_gates(a.b_ih, first, last, H, 1, 0, G, b_ih);
         pack_gates(a.b_hh, first, last, H, 1, 0, E, b_early);
         pack_gates(a.b_hh, first, last, H, 1, E, L, b_late);
@@ -104,7 +110,7 @@ class Forward {
   };
 
   static Packed packed_weights(const ForwardArgs& a, Arena& workspace) {
-    if (!a.packed) return Packed(a, workspace);
+    if (!a.packed) return Packed(a, workspace, !takes_unpacked(a));
     Arena packed{
         static_cast<char*>(const_cast<void*>(a.packed))};  // only read: fill() is not called
     return Packed(a, packed);
@@ -187,10 +193,18 @@ class Forward {
     });
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<G>, team, part);
-      product<G>([&](int64_t r) { return x[r]; }, count, range, seq_.I, w_.w_ih, {w_.b_ih, 0},
-                 blocks_, gx);
+      product<G>([&](int64_t r) { return x[r]; }, count, range, seq_.I,
+                 weights(w_.w_ih, a_.w_ih, 0), {w_.b_ih, 0}, blocks_, gx);
     });
     return gx;
+  }
+
+  // those of the gates from `gate` on
+  Weights<T> weights(const T* packed, const Tensor& w, int gate) const {
+    const int64_t gate_stride = seq_.H * w.stride[0];
+    return {packed,      static_cast<const T*>(w.data) + gate * gate_stride,
+            w.stride[0], w.stride[1],
+            gate_stride, seq_.H};
   }
 
   void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c,
@@ -203,7 +217,8 @@ class Forward {
       Outputs* outputs = outputs_ + part * seq_.B + first;
       for (int64_t r = 0; r < rows; ++r) outputs[r] = outputs_of(first + r, s);
       for_each_tile<L>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
-        const T* gh = recurrent_product<L>(operand, tile, w_.w_late, w_.b_late, sums);
+        const T* gh =
+            recurrent_product<L>(operand, tile, weights(w_.w_late, a_.w_hh, E), w_.b_late, sums);
         if (!tile.last_piece) return;
         Block blocks[kAccumulators / L];
         int n = 0;
@@ -294,7 +309,7 @@ class Forward {
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<N>, team, part);
       for_each_tile<N>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
-        const T* gh = recurrent_product<N>(h, tile, w_.w_early, w_.b_early,
+        const T* gh = recurrent_product<N>(h, tile, weights(w_.w_early, a_.w_hh, 0), w_.b_early,
                                            sums_ + (part * seq_.B + first) * kSums);
         if (!tile.last_piece) return;
         for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
@@ -320,18 +335,18 @@ class Forward {
 
   // The tile's gh, at `sums` + its row: all its rows' sums are kept from one piece to the next.
   template <int N>
-  const T* recurrent_product(const T* panel, const Tile& tile, const T* w, const T* b,
+  const T* recurrent_product(const T* panel, const Tile& tile, const Weights<T>& w, const T* b,
                              T* sums) const {
     Left<T> left;
     left.stride = 1;
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_ + tile.k;
-    Right<T> right = weights_of<T, N>(tile, w, seq_.H);
+    Right<T> right{};
     right.out_stride = tile.blocks * N * kLanes;
     const bool whole = tile.first_piece && tile.last_piece;  // then one place does, and stays in L1
     right.out = sums + (whole ? 0 : tile.row * right.out_stride);
     right.init = tile.first_piece ? b + tile.block * N * kLanes : right.out;
     right.init_stride = tile.first_piece ? 0 : right.out_stride;
-    multiply<T, N>(tile, left, right);
+    multiply_weights<T, N>(tile, left, right, w, seq_.H);
     return right.out;
   }
 

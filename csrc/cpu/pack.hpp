@@ -11,7 +11,7 @@ namespace FASTRNN_ISA {
 // V vectors of V values: rows become columns, in log2(V) rounds of perfect shuffles. Unrolled, or
 // every round goes through memory, which takes four times as long.
 template <class V>
-void transpose(V* rows) {
+__attribute__((always_inline)) inline void transpose(V* rows) {
 #pragma GCC unroll 4
   for (int round = 1; round < V::kLanes; round *= 2) {
     V next[V::kLanes];

@@ -2,8 +2,8 @@
 // gradients of gates, and of those gradients with rows, which is the gradient of the weights.
 #pragma once
 
-#include "cpu/pack.hpp"
 #include "cpu/team.hpp"
+#include "cpu/unpacked.hpp"
 
 namespace fastrnn {
 namespace {
@@ -19,13 +19,13 @@ struct Start {
 // out[r] = start + W left(r) of N gates, at the blocks of `range`; rows [blocks, N, V]
 template <int N, class T, class LeftRow>
 void product(const LeftRow& left_row, int64_t rows, const BlockRange& range, int64_t length,
-             const T* w, const Start<T>& start, int64_t blocks, T* out) {
+             const Weights<T>& w, const Start<T>& start, int64_t blocks, T* out) {
   constexpr int kLanes = Vec<T>::kLanes;
   for_each_tile<N>(rows, range.first, range.last, length, [&](const Tile& tile) {
     Left<T> left;
     left.stride = 1;
     for (int m = 0; m < tile.rows; ++m) left.rows[m] = left_row(tile.row + m) + tile.k;
-    Right<T> right = weights_of<T, N>(tile, w, length);
+    Right<T> right{};
     right.out_stride = blocks * N * kLanes;
     right.out = out + tile.row * right.out_stride + tile.block * N * kLanes;
     if (!tile.first_piece) {
@@ -35,7 +35,7 @@ void product(const LeftRow& left_row, int64_t rows, const BlockRange& range, int
       right.init = start.at + tile.row * start.stride + tile.block * N * kLanes;
       right.init_stride = start.stride;
     }
-    multiply<T, N>(tile, left, right);
+    multiply_weights<T, N>(tile, left, right, w, length);
   });
 }
 
@@ -50,8 +50,8 @@ struct GateRange {
 // w: `all` gates (pack_transposed). left(r) may be `zeros`, of which nothing comes.
 template <class T, class LeftRow>
 void transposed_product(const LeftRow& left_row, int64_t rows, const GateRange& gates, int all,
-                        const T* w, const T* zeros, const BlockRange& range, bool adds, T* out,
-                        int64_t out_stride) {
+                        const Weights<T>& w, const T* zeros, const BlockRange& range, bool adds,
+                        T* out, int64_t out_stride) {
   constexpr int kLanes = Vec<T>::kLanes;
   for (int gate = gates.first, end; gate < gates.last; gate = end) {
     end = gate + 1;  // gates whose gradients lie one after the other are one sum
@@ -73,12 +73,12 @@ void transposed_product(const LeftRow& left_row, int64_t rows, const GateRange& 
           copy_or_zero<T>(to + m * out_stride, nullptr, tile.blocks * kLanes);
         return;
       }
-      Right<T> right = weights_of<T, 1>(tile, w, all * gates.units, gate * gates.units);
+      Right<T> right{};
       right.out = to;
       right.out_stride = out_stride;
       right.init = begins ? nullptr : to;
       right.init_stride = out_stride;
-      multiply<T, 1>(tile, left, right);
+      multiply_weights<T, 1>(tile, left, right, w, all * gates.units, gate * gates.units);
     });
   }
 }

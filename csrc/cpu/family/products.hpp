@@ -53,8 +53,9 @@ struct Products {
                          ConstAt<V> w, ConstAt<V> zeros, int64_t blocks, At<V> out,
                          int64_t out_stride) {
     for_each([&](int l, int r, int o, bool adds) {
-      transposed_product(PartOf<ConstAt<V>>{left, l}, rows, gates, all_gates, part(w, r),
-                         part(zeros, l), {0, blocks}, adds, part(out, o), out_stride);
+      transposed_product(PartOf<ConstAt<V>>{left, l}, rows, gates, all_gates,
+                         Weights<T>{part(w, r)}, part(zeros, l), {0, blocks}, adds, part(out, o),
+                         out_stride);
     });
   }
 
@@ -82,8 +83,8 @@ struct Products {
       const T* const of_bias = bias ? part(bias, o) : nullptr;
       const Start<T> start =
           adds ? Start<T>{part(out, o), blocks * N * V::kLanes} : Start<T>{of_bias, 0};
-      product<N>(PartOf<ConstAt<V>>{left, l}, rows, {0, blocks}, length, part(w, r), start, blocks,
-                 part(out, o));
+      product<N>(PartOf<ConstAt<V>>{left, l}, rows, {0, blocks}, length, Weights<T>{part(w, r)},
+                 start, blocks, part(out, o));
     });
   }
 };

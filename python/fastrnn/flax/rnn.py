@@ -26,7 +26,7 @@ class RNN(nnx.RNN):
     the same arguments, parameters and results.
 
     ``unroll`` has no meaning here. ``backend="scan"`` computes by ``jax.lax.scan`` instead of the
-    kernels: for platforms other than the CPU, and for derivatives that :mod:`fastrnn.jax` names.
+    kernels: for platforms that have none.
 
     Raises TypeError or ValueError for a cell with other functions than sigmoid and tanh
     (SimpleCell: tanh, relu), and for ``state_axes`` and ``broadcast_rngs``: those cells have no

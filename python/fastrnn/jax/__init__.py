@@ -1,8 +1,8 @@
 """fastrnn in JAX: LSTM, GRU and RNN as functions of a dictionary of parameters and a sequence.
 
 Stacks, both directions, lengths, masks, resets and initial states; ``jit``, ``grad``, ``vmap`` and
-``lax.scan`` around them. On the CPU a layer is one call of the fused kernels through XLA's foreign
-function interface.
+``lax.scan`` around them. A layer is one call of the fused kernels through XLA's foreign function
+interface.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _SHARED = """
 
     The result has the dtype to which JAX promotes x, state and parameters; float16 and bfloat16 are
     computed in float32. ``backend="scan"`` computes by ``jax.lax.scan`` instead of the kernels: for
-    forward-mode derivatives, and for platforms other than the CPU. Raises ``ValueError`` or
+    platforms that have none. Raises ``ValueError`` or
     ``TypeError`` while tracing; a length out of range raises when the call runs.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from fastrnn import _core
 
 CELLS = {name: (number, reserve) for number, (name, reserve) in enumerate(_core.cells())}
 
-for _name, _handler in _core.xla_handlers().items():
-    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
+for _platform, _handlers in _core.xla_handlers().items():
+    for _name, _handler in _handlers.items():
+        jax.ffi.register_ffi_target(_name, _handler, platform=_platform)
 
 # the bits of attribute "given", as csrc/bindings/xla_handlers.cpp names them
 BIAS, H0, C0, LENGTHS, MASK, RESET, SAVE, BATCH_FIRST, BIDIRECTIONAL, REVERSE, TRANSPOSED = (
@@ -87,32 +88,99 @@ def backward(
     options: Options, inputs: Inputs, marks: Marks, saved: Saved, cotangents: Results
 ) -> Inputs:
     """Gradients of all inputs."""
-    x, h0, c0, weights = inputs
-    results = [_like(x, (len(weights), *x.shape) if options.bidirectional else x.shape)]
-    results += [_like(x, state.shape) for state in (h0, c0) if state is not None]
-    results += [_like(x, w.shape) for direction in weights for w in direction]
     arrays = [*_arrays(options, inputs, marks), *saved, *cotangents]
-    call = jax.ffi.ffi_call("fastrnn_backward", results, vmap_method="sequential")
-    dx, *rest = call(
+    shapes = _shapes_of_gradients(inputs)
+    return _gradients(inputs, iter(_call("backward", options, inputs, marks, arrays, shapes)))
+
+
+def jvp(options: Options, inputs: Inputs, marks: Marks, tangents: Inputs) -> Results:
+    """The derivative of forward along the tangents of all inputs."""
+    arrays = [*_arrays(options, inputs, marks), *_reals(options, tangents)]
+    shapes = _shapes_of_results(options, inputs)
+    return _results(options, iter(_call("jvp", options, inputs, marks, arrays, shapes)))
+
+
+def backward_jvp(
+    options: Options,
+    inputs: Inputs,
+    marks: Marks,
+    cotangents: Results,
+    tangents: tuple[Inputs, Results],
+) -> tuple[Inputs, Results]:
+    """The derivative of :func:`backward` along the tangents of inputs and cotangents, and
+    :func:`jvp`.
+    """
+    arrays = [*_arrays(options, inputs, marks), *cotangents]
+    arrays += [*_reals(options, tangents[0]), *tangents[1]]
+    shapes = _shapes_of_gradients(inputs) + _shapes_of_results(options, inputs)
+    found = iter(_call("backward_jvp", options, inputs, marks, arrays, shapes))
+    return _gradients(inputs, found), _results(options, found)
+
+
+def _call(
+    name: str,
+    options: Options,
+    inputs: Inputs,
+    marks: Marks,
+    arrays: list[Array | None],
+    shapes: list[tuple[int, ...]],
+    save: bool = False,
+) -> Sequence[Array]:
+    like = [jax.ShapeDtypeStruct(shape, inputs.x.dtype) for shape in shapes]  # type: ignore[no-untyped-call]
+    call = jax.ffi.ffi_call(f"fastrnn_{name}", like, vmap_method="sequential")
+    found: Sequence[Array] = call(
         *[array for array in arrays if array is not None],
-        **_attributes(options, inputs, marks, save=False),
+        **_attributes(options, inputs, marks, save),
     )
-    if options.bidirectional:
+    return found
+
+
+def _shapes_of_results(options: Options, inputs: Inputs) -> list[tuple[int, ...]]:
+    B = inputs.x.shape[0 if options.batch_first else 1]
+    D, H = len(inputs.weights), inputs.weights[0][1].shape[1]
+    states = 2 if options.cell == "lstm" else 1
+    return [(*inputs.x.shape[:2], D * H)] + [(D, B, H)] * states
+
+
+def _results(options: Options, found: Iterator[Array]) -> Results:
+    return Results(next(found), next(found), next(found) if options.cell == "lstm" else None)
+
+
+def _shapes_of_gradients(inputs: Inputs) -> list[tuple[int, ...]]:
+    x, h0, c0, weights = inputs
+    of_x = x.shape if len(weights) == 1 else (len(weights), *x.shape)
+    return [of_x, *(a.shape for a in jax.tree.leaves((h0, c0, weights)))]
+
+
+def _gradients(inputs: Inputs, found: Iterator[Array]) -> Inputs:
+    _, h0, c0, weights = inputs
+    dx = next(found)
+    if len(weights) == 2:
         dx = dx[0] + dx[1]
-    left = iter(rest)
-    dh0, dc0 = (None if state is None else next(left) for state in (h0, c0))
-    return Inputs(dx, dh0, dc0, tuple(tuple(next(left) for _ in d) for d in weights))
-
-
-def _like(x: Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, x.dtype)  # type: ignore[no-untyped-call]
+    dh0, dc0 = (None if state is None else next(found) for state in (h0, c0))
+    return Inputs(dx, dh0, dc0, tuple(tuple(next(found) for _ in d) for d in weights))
 
 
 def _arrays(options: Options, inputs: Inputs, marks: Marks) -> list[Array | None]:
+    x, h0, c0, *weights = _reals(options, inputs)
+    return [x, h0, c0, _words(marks.lengths), marks.mask, marks.reset, *weights]
+
+
+def _reals(options: Options, inputs: Inputs) -> list[Array | None]:
     x, h0, c0, directions = inputs
     if options.transposed:  # back, so that XLA finds nothing to transpose
         directions = tuple((w_ih.T, w_hh.T, *biases) for w_ih, w_hh, *biases in directions)
-    return [x, h0, c0, *marks, *(w for weights in directions for w in weights)]
+    return [x, h0, c0, *(w for weights in directions for w in weights)]
+
+
+def _words(lengths: Array | None) -> Array | None:
+    """64-bit integers, which JAX seldom has, as pairs (B, 2) of 32-bit ones, the lower first."""
+    if lengths is None:
+        return None
+    if lengths.dtype == jnp.int64:
+        return jax.lax.bitcast_convert_type(lengths, jnp.int32)
+    low = lengths.astype(jnp.int32)
+    return jnp.stack([low, low >> 31], axis=-1)
 
 
 def _attributes(options: Options, inputs: Inputs, marks: Marks, save: bool) -> dict[str, Any]:
@@ -135,26 +203,18 @@ def _attributes(options: Options, inputs: Inputs, marks: Marks, save: bool) -> d
 def _call_forward(
     options: Options, save: bool, inputs: Inputs, marks: Marks
 ) -> tuple[Results, Saved]:
-    x, directions = inputs.x, len(inputs.weights)
-    T, B = x.shape[1::-1] if options.batch_first else x.shape[:2]
-    H = inputs.weights[0][1].shape[1]
+    T, B = inputs.x.shape[1::-1] if options.batch_first else inputs.x.shape[:2]
+    D, H = len(inputs.weights), inputs.weights[0][1].shape[1]
     lstm, reserve = options.cell == "lstm", CELLS[options.cell][1]
-    shapes = [(*x.shape[:2], directions * H)] + [(directions, B, H)] * (2 if lstm else 1)
+    shapes = _shapes_of_results(options, inputs)
     if save:
-        shapes += [(directions, T, B, H)] * lstm
-        shapes += [(directions, T, B, reserve * H)] * (reserve > 0)
-    call = jax.ffi.ffi_call(
-        "fastrnn_forward", [_like(x, shape) for shape in shapes], vmap_method="sequential"
-    )
-    found = iter(
-        call(
-            *[array for array in _arrays(options, inputs, marks) if array is not None],
-            **_attributes(options, inputs, marks, save),
-        )
-    )
-    y, h_n, c_n = next(found), next(found), next(found) if lstm else None
+        shapes += [(D, T, B, H)] * lstm
+        shapes += [(D, T, B, reserve * H)] * (reserve > 0)
+    arrays = _arrays(options, inputs, marks)
+    found = iter(_call("forward", options, inputs, marks, arrays, shapes, save))
+    results = _results(options, found)
     c, r = next(found) if lstm and save else None, next(found) if reserve and save else None
-    return Results(y, h_n, c_n), Saved(y, c, r)
+    return results, Saved(results.y, c, r)
 
 
 @cache
