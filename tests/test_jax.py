@@ -165,7 +165,7 @@ def derivatives(run: Any, arguments: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("cell", CELLS)
 def test_forward_mode_and_second_derivatives_equal_those_of_lax_scan(cell: str, x64: None) -> None:
     function, options = CELLS[cell]
-    arguments = problem(cell, "float64", bidirectional=True)
+    arguments = problem(cell, "float64", bidirectional=cell == "lstm")
 
     def run(backend: Any, *arguments: Any) -> Any:
         return function(*arguments, backend=backend, **options, **marks("lengths mask reset"))
