@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <exception>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -81,8 +82,9 @@ inline int64_t count(const Tensor& tensor) {
 inline char* byte_address(const Tensor& tensor) { return static_cast<char*>(tensor.data); }
 
 // What XLA itself answered to a request.
-struct Failed {
+struct Failed : std::exception {
   Error* error;
+  explicit Failed(Error* of_xla) : error(of_xla) {}
 };
 
 // One call: takes its arguments and results in order. On a device it has a stream and scratch.
@@ -160,7 +162,7 @@ class Call {
  private:
   // an error of XLA's own is the call's
   static void expect_done(Error* error) {
-    if (error) throw Failed{error};
+    if (error) throw Failed(error);
   }
 
   static const Buffer& next(const Buffers& buffers, int64_t i) {

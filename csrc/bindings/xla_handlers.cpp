@@ -151,7 +151,8 @@ template <bool kOnDevice>
 pybind11::dict handlers_of() {
   pybind11::dict handlers;
   const auto add = [&]<void (*kBody)(xla::Call&)>(const char* name) {
-    handlers[name] = pybind11::capsule(reinterpret_cast<void*>(&xla::handler<kBody, kOnDevice>));
+    auto* const address = reinterpret_cast<void*>(&xla::handler<kBody, kOnDevice>);
+    handlers[name] = pybind11::capsule(address);
   };
   add.template operator()<xla::run_forward>("fastrnn_forward");
   add.template operator()<xla::run_backward>("fastrnn_backward");
