@@ -42,9 +42,13 @@ class Ours:
             gradients, dx = back(dy)
             return (y, dx, *(gradients[name] for name in problem.parameters))
 
-        compiled = jax.jit(train if mode == "train" else lambda p, x, dy: (function(p, x)[0],))
+        def infer(parameters: Any, x: Any) -> Any:
+            return (function(parameters, x)[0],)
+
+        compiled = jax.jit(train if mode == "train" else infer)
+        arguments = (parameters, x, dy) if mode == "train" else (parameters, x)
         return Run(
-            lambda: jax.block_until_ready(compiled(parameters, x, dy)),
+            lambda: jax.block_until_ready(compiled(*arguments)),
             lambda results: [np.asarray(array) for array in results],
         )
 
