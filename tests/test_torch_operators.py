@@ -112,6 +112,37 @@ def test_compile_takes_packed_sequences_and_cells(case: str) -> None:
         assert_close(got.detach(), expected.detach(), "float64", "gradient", T)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+def test_compile_takes_a_call_without_gradients(name: str, mode: Any) -> None:
+    torch._dynamo.reset()
+    module = getattr(fastrnn.torch, name)(I, H)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    x = torch.randn(T, I)
+    with mode():
+        for expected, got in zip(module(x), compiled(x), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_torch_fx_sees_a_module_as_one_node_as_it_does_those_of_torch() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self, namespace: Any) -> None:
+            super().__init__()
+            self.rnn, self.cell = namespace.GRU(I, H), namespace.LSTMCell(H, H)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y, h_n = self.rnn(x)
+            h, c = self.cell(y[0], (y[1], h_n[0]))
+            return self.cell(h, (h, c))[0]
+
+    ours, theirs = (torch.fx.symbolic_trace(Model(n)) for n in (fastrnn.torch, torch.nn))
+    nodes = [[(node.op, str(node.target)) for node in g.graph.nodes] for g in (ours, theirs)]
+    assert nodes[0] == nodes[1]
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(T, B, I)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning"
 )

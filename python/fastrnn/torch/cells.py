@@ -14,6 +14,7 @@ from torch.nn.modules.rnn import RNNCellBase
 from fastrnn import stack
 from fastrnn._core import Plan, WeightCache
 from fastrnn.torch.layer import eager_layer, step, unwatched
+from fastrnn.torch.leaf import Proxy, as_leaf
 from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
 from fastrnn.torch.spec import OPTIONS, Inputs, Spec, kind_of, plan_of
@@ -92,6 +93,8 @@ class _Cell(Optional, RNNCellBase):
 
     def _step(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...] | None:
         """The new states, or None where the core cannot take these arguments."""
+        if isinstance(input, Proxy):
+            return None
         batched = input.dim() == 2
         if not batched:
             if input.dim() != 1 or any(s.dim() != 1 for s in states):
@@ -122,6 +125,8 @@ class _Cell(Optional, RNNCellBase):
         """Leave it to torch.nn's class: it computes what the core cannot, and has the words for
         what is wrong.
         """
+        if isinstance(input, Proxy):
+            return as_leaf(self, input, hx)
         if self.reset_after and not self._options:
             return self._theirs.forward(self, input, hx)
         like = self.weight_ih

@@ -134,7 +134,8 @@ def layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple
             return derivatives.forward_mode(spec, inputs)
         return formula.layer(spec, inputs)
     # torch.jit.trace checks its graph without gradients, and wants the same one
-    save = (torch.is_grad_enabled() or _tracing()) and _needs_gradient(inputs)
+    traced = not torch.compiler.is_compiling() and _tracing()
+    save = (torch.is_grad_enabled() or traced) and _needs_gradient(inputs)
     y, h_n, c_n, _, _ = ops.layer(*spec, *inputs, save)
     return (y, h_n, c_n) if spec.cell.startswith("lstm") else (y, h_n)
 

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn import stack
 from fastrnn.torch.cache import WeightCache
 from fastrnn.torch.layer import eager, eager_layer, layer
+from fastrnn.torch.leaf import Proxy, as_leaf
 from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
 from fastrnn.torch.spec import Inputs, Spec, kind_of
@@ -115,6 +116,8 @@ class _Recurrent(Optional, RNNBase):
             result = self._quick(input, hx, seed)
             if result is not None:
                 return result
+        if isinstance(input, Proxy):
+            return as_leaf(self, input, hx, lengths=lengths, mask=mask, reset=reset)
         batched = input.dim() == 3
         states = self._states(hx)
         if batched:
