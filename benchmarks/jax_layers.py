@@ -4,26 +4,25 @@
                                                  [--cases shapes] [--seconds 1]
 
 The scan is that of the JAX contestant of `fastrnn bench`: one input product, then the steps.
-Results are compared before they are timed. The last line of a mode is the geometric mean of the
-ratios and the least of them.
+Results are compared before they are timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 import numpy as np
 
 import fastrnn
-from fastrnn.bench.cases import CELLS, MODES, choose
+from fastrnn.bench.compared import versus
 from fastrnn.bench.peers.jax import Jax
-from fastrnn.bench.problem import LARGEST_DISAGREEMENT, Problem, Run, disagreement, make_problem
-from fastrnn.bench.timing import interleaved
+from fastrnn.bench.problem import Problem, Run
 
 
 class Ours:
+    name, version = "fastrnn.jax", ""
+
     def __init__(self) -> None:
         import jax
 
@@ -53,37 +52,6 @@ class Ours:
         )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", nargs="+", default=["lstm", "gru"], choices=CELLS)
-    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--cases", nargs="+", default=["shapes"])
-    parser.add_argument("--seconds", type=float, default=1.0)
-    options = parser.parse_args()
-    fastrnn.set_num_threads(1)
-    contestants = {"scan": Jax(1), "fastrnn": Ours()}
-    differs = False
-    for cell in options.cells:
-        for mode in options.modes:
-            print(f"{cell} {mode}: B,T,I,H,L  scan ms  fastrnn ms  ratio")
-            ratios = []
-            for case in choose(options.cases):
-                problem = make_problem(cell, case)
-                runs = {name: peer.prepare(problem, mode) for name, peer in contestants.items()}
-                theirs, ours = (run.to_numpy(run.call()) for run in runs.values())
-                apart = disagreement(case, ours, theirs)
-                if apart > LARGEST_DISAGREEMENT:
-                    differs = True
-                    print(f"{case.name}: results differ, by {apart:.3g} units of rounding")
-                    continue
-                times = interleaved({n: run.call for n, run in runs.items()}, options.seconds)
-                scan, fast = (1e3 * times[name].median for name in contestants)
-                ratios.append(scan / fast)
-                print(f"{case.name:20} {scan:9.4f} {fast:9.4f} {ratios[-1]:6.2f}", flush=True)
-            mean = float(np.exp(np.mean(np.log(ratios))))
-            print(f"geometric mean {mean:.2f}, least {min(ratios):.2f}")
-    return int(differs)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    fastrnn.set_num_threads(1)
+    sys.exit(versus(__doc__.splitlines()[0], lambda: [Jax(1), Ours()], ("lstm", "gru")))

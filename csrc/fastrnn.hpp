@@ -51,6 +51,9 @@ struct Tensor {
   int rank = 0;
   int64_t shape[kMaxRank] = {};
   int64_t stride[kMaxRank] = {};
+  // A packed sequence [T, B, ..]: step t has rows [starts[t], starts[t + 1]) of the memory, which
+  // are stride[1] apart, for the first rows of the batch, and no others. On the host alone.
+  const int64_t* starts = nullptr;
   const Tensor* tangent = nullptr;  // of the derivatives alone: as large, with its own strides
 };
 
@@ -65,7 +68,7 @@ struct ForwardArgs {
   Tensor w_ih, w_hh;       // [G*H, I], [G*H, H]   any strides
   Tensor b_ih, b_hh;       // [G*H]       optional, any stride
   Tensor h0, c0;           // [B, H]      optional, unit stride on H; all of c in compute_dtype(x)
-  Tensor lengths;          // [B] int64   optional, contiguous
+  Tensor lengths;          // [B] int64   optional, contiguous; falling where x is packed
   Tensor mask;             // [T, B] bool optional: false carries the state over the step
   Tensor reset;            // [T, B] bool optional: true zeroes the state before the step
   const void* packed =

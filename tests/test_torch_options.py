@@ -8,6 +8,7 @@ import copy
 import io
 import pickle
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 import fastrnn.torch
+from fastrnn import _core, checkpoint
+from fastrnn.torch import kernels
 
 T, B, I, H = 6, 4, 5, 9
 LSTM: dict[str, dict[str, Any]] = {
@@ -276,6 +279,57 @@ def test_recompute_keeps_little_for_backward() -> None:
         kept.append(sum(held.values()))
     assert kept[0] >= steps * B * 4 * H * 4
     assert kept[1] <= 8 * B * H * 4
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("GRU", {}), ("LSTM", {"peephole": True, "layer_norm": "state", "proj_size": 4})],
+    ids=ids,
+)
+def test_gradients_that_nobody_wants_are_not_computed(
+    name: str, options: dict[str, Any], recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(name, {**options, "recompute": recompute}, bidirectional=True)
+    inputs = torch.randn(1100, B, I)
+    parameters = dict(module.named_parameters())
+    computed: list[set[int]] = []
+
+    def spy(core: Any) -> Any:
+        def backward(*arguments: Any) -> Any:
+            found = core(*arguments)
+            computed.append({i for i, g in enumerate(found) if g is not None})
+            return found
+
+        return backward
+
+    monkeypatch.setattr(checkpoint, "_core", mock.Mock(wraps=_core, backward=spy(_core.backward)))
+    monkeypatch.setattr(kernels, "backward", spy(kernels.backward))
+
+    def gradients(wanted: list[str]) -> list[torch.Tensor]:
+        computed.clear()
+        for key, p in parameters.items():
+            p.requires_grad_(key in wanted)
+        x = inputs.clone().requires_grad_("x" in wanted)
+        sources = [x if key == "x" else parameters[key] for key in wanted]
+        return list(torch.autograd.grad(module(x)[0].square().sum(), sources))
+
+    names = ["x", *parameters]
+    everything = dict(zip(names, gradients(names), strict=True))
+    of_all = computed[0]
+    # of recompute the core's own order, in which the state flows from chunk to chunk
+    places = {"x": 0, "weight_ih_l0": 1, "bias_hh_l0": 4} if recompute else {}
+    states = {5, 6} & of_all if recompute else set()
+    for wanted in (["x"], ["weight_ih_l0"], ["bias_hh_l0"], ["x", "bias_hh_l0"]):
+        for key, gradient in zip(wanted, gradients(wanted), strict=True):
+            assert torch.equal(gradient, everything[key])
+        expected = states | {
+            places[key] if recompute else 0 if key == "x" else 3 + names.index(key) - 1
+            for key in wanted
+        }
+        assert expected < of_all
+        forward_direction = computed[:3] if recompute else computed
+        assert all(found == expected for found in forward_direction)
 
 
 @pytest.mark.parametrize(

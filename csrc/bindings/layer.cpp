@@ -46,6 +46,7 @@ Tensors tensors_of(const char* function, const char* name, py::handle sequence) 
 //   bias_c)), D times
 // P = H without w_hr. The parts of reserve (KeptUnits) lie one after the other, [T, B, units] each.
 // One step has x, dx [B, I], states [B, H], reserve [B, kept]; its y and c are h_n and c_n.
+// A packed sequence has its N rows of all steps in the place of [T, B].
 struct Layer {
   const char* function;
   const Plan& plan;
@@ -53,6 +54,7 @@ struct Layer {
   const KernelTable* backend = nullptr;
   Place place;  // where x lies, and so all others
   bool step = false;
+  std::vector<int64_t> starts, lengths;  // of a packed sequence, whose last start is N
   std::vector<py::object> owners;
   const PyTypeObject* type = nullptr;  // of the last tensor, and what there is for it
   const dlpack::ExchangeAPI* api = nullptr;
@@ -143,9 +145,48 @@ struct Layer {
     return tensor;
   }
 
-  // the view [T, B, ..]: of a step [B, ..] it is [1, B, ..]
+  bool packed() const { return !starts.empty(); }
+  int64_t packed_rows() const { return starts.back(); }
+  int64_t rows_of_all(int64_t T, int64_t B) const { return packed() ? packed_rows() : T * B; }
+
+  // `sizes` [T] int64: how many rows take each step
+  void take_batch_sizes(const Tensor& sizes, int64_t rows) {
+    const auto fail = [&](const std::string& what) {
+      throw ValueError(argument(function, "batch_sizes") + " must be " + what);
+    };
+    if (!place.on_host() || sizes.device != kHost) fail("on the CPU, as x is");
+    if (sizes.dtype != DType::kInt64 || sizes.rank != 1 || sizes.shape[0] == 0)
+      fail("int64, of shape (T,), T > 0");
+    const int64_t T = sizes.shape[0];
+    const auto at = [&](int64_t t) {
+      return static_cast<const int64_t*>(sizes.data)[t * sizes.stride[0]];
+    };
+    const int64_t B = at(0);
+    if (B <= 0 || B > rows) fail("positive, with no more rows than x has");
+    starts.reserve(static_cast<size_t>(T) + 1);
+    starts.push_back(0);
+    lengths.assign(static_cast<size_t>(B), T);
+    for (int64_t t = 0, before = B; t < T; ++t) {
+      const int64_t now = at(t);
+      if (now <= 0 || now > before) fail("positive and never rising");
+      for (; before > now; --before) lengths[static_cast<size_t>(before) - 1] = t;
+      starts.push_back(starts.back() + now);
+      if (starts.back() > rows) break;
+    }
+    if (packed_rows() != rows) fail("of as many rows together as x has: " + std::to_string(rows));
+  }
+
+  // the view [T, B, ..]: of a step [B, ..] it is [1, B, ..], of packed rows [N, ..] with starts
   Tensor time_major(Tensor tensor) const {
-    if (step && tensor.present) {
+    if (packed() && tensor.present) {
+      if (tensor.rank != 2 || tensor.shape[0] != packed_rows())
+        throw ValueError(std::string(function) + ": a tensor does not have the rows of x");
+      tensor.rank = 3;
+      tensor.shape[2] = tensor.shape[1], tensor.stride[2] = tensor.stride[1];
+      tensor.shape[1] = static_cast<int64_t>(lengths.size()), tensor.stride[1] = tensor.stride[0];
+      tensor.shape[0] = static_cast<int64_t>(starts.size()) - 1, tensor.stride[0] = 0;
+      tensor.starts = starts.data();
+    } else if (step && tensor.present) {
       for (int i = kMaxRank - 1; i > 0; --i)
         tensor.shape[i] = tensor.shape[i - 1], tensor.stride[i] = tensor.stride[i - 1];
       tensor.shape[0] = 1, tensor.stride[0] = 0;
@@ -158,12 +199,14 @@ struct Layer {
 
   Shape sequence_shape(int64_t T, int64_t B, int64_t last) const {
     if (step) return {2, {B, last}};
+    if (packed()) return {2, {packed_rows(), last}};
     return plan.batch_first ? Shape{3, {B, T, last}} : Shape{3, {T, B, last}};
   }
   Shape state_shape(int64_t B, int64_t H) const {
     return step ? Shape{2, {B, H}} : Shape{3, {plan.directions, B, H}};
   }
   Shape saved_shape(int64_t T, int64_t B, int64_t last) const {
+    if (packed()) return {3, {plan.directions, packed_rows(), last}};
     return step ? Shape{2, {B, last}} : Shape{4, {plan.directions, T, B, last}};
   }
 
@@ -183,6 +226,7 @@ struct Layer {
 
   // the same of c and reserve, [D, T, B, ..]
   Tensor saved_at(const Tensor& tensor, const char* name, int d) const {
+    if (packed()) return time_major(at(tensor, name, d));
     return step ? time_major(tensor) : at(tensor, name, d);
   }
 
@@ -227,10 +271,13 @@ void take_weights(Layer& layer, Tensors objects, Inputs& in) {
   }
 }
 
-Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0) {
+Inputs take_inputs(Layer& layer, py::handle x, py::handle h0, py::handle c0,
+                   py::handle batch_sizes = py::none()) {
   Inputs in;
   in.x = layer.unit_last_stride("x", layer.take_x(x));
-  layer.step = in.x.rank == 2;
+  layer.step = in.x.rank == 2 && batch_sizes.is_none();
+  if (!batch_sizes.is_none())
+    layer.take_batch_sizes(layer.take("batch_sizes", batch_sizes), in.x.shape[0]);
   in.h0 = layer.unit_last_stride("h0", layer.take("h0", h0));
   in.c0 = layer.unit_last_stride("c0", layer.take("c0", c0));
   return in;
@@ -251,8 +298,8 @@ void set_family(const Layer& layer, const Inputs& in, int d, Family& f) {
   if (plan.norms() == 4) f.gain_c = w[2], f.bias_c = w[3];
 }
 
-ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
-  ForwardArgs a;
+// Into `a`, which is fresh: it is too large to be handed about in a call of one step.
+void set_arguments(const Layer& layer, const Inputs& in, int d, ForwardArgs& a) {
   a.cell = layer.plan.cell;
   a.reverse = d == 1;
   a.threads = layer.threads;
@@ -266,13 +313,19 @@ ForwardArgs forward_args(const Layer& layer, const Inputs& in, int d) {
   a.h0 = layer.at(in.h0, "h0", d);
   a.c0 = layer.at(in.c0, "c0", d);
   a.lengths = in.lengths;
+  if (layer.packed()) {
+    a.lengths.data = const_cast<int64_t*>(layer.lengths.data());
+    a.lengths.present = true;
+    a.lengths.dtype = DType::kInt64;
+    a.lengths.rank = 1;
+    a.lengths.shape[0] = a.x.shape[1], a.lengths.stride[0] = 1;
+  }
   a.mask = layer.time_major(in.mask);
   a.reset = layer.time_major(in.reset);
   check_forward(layer.function, *layer.backend, a,
                 layer.step               ? Layout::kStep
                 : layer.plan.batch_first ? Layout::kBatchFirst
                                          : Layout::kTimeMajor);
-  return a;
 }
 
 // A layer's checked calls, one for each direction.
@@ -282,7 +335,7 @@ struct Calls {
 
   Calls(const Layer& layer, const Inputs& in) {
     for (int d = 0; d < layer.plan.directions; ++d)
-      of[static_cast<size_t>(d)] = forward_args(layer, in, d);
+      set_arguments(layer, in, d, of[static_cast<size_t>(d)]);
     T = of[0].x.shape[0], B = of[0].x.shape[1], P = of[0].w_hh.shape[1];
     H = in.projected ? of[0].family.w_hr.shape[1] : P;
   }
@@ -290,14 +343,15 @@ struct Calls {
   int64_t products() const { return T * B * of[0].w_ih.shape[0] * (of[0].x.shape[2] + P); }
 };
 
-void set_reserve(const Calls& calls, const KeptUnits& kept, const Tensor& reserve, ForwardArgs& a) {
+void set_reserve(const Layer& layer, const Calls& calls, const KeptUnits& kept,
+                 const Tensor& reserve, ForwardArgs& a) {
   if (!reserve.present) return;
+  const int64_t rows = layer.rows_of_all(calls.T, calls.B);
   int64_t before = 0;
   const auto part = [&](int64_t units) -> Tensor {
     if (units == 0) return {};
     Tensor tensor = reserve;
-    tensor.data =
-        static_cast<char*>(reserve.data) + calls.T * calls.B * before * item_size(reserve.dtype);
+    tensor.data = static_cast<char*>(reserve.data) + rows * before * item_size(reserve.dtype);
     tensor.shape[2] = units;
     tensor.stride[0] = calls.B * units, tensor.stride[1] = units, tensor.stride[2] = 1;
     before += units;
@@ -339,7 +393,7 @@ void run(const Layer& layer, py::handle x, const Inputs& in, Calls& calls, const
     a.h_n = layer.at(out.h_n, "h_n", d);
     a.c_n = layer.at(out.c_n, "c_n", d);
     a.c = layer.saved_at(layer.step ? out.c_n : out.c, "c", d);
-    set_reserve(calls, units, layer.saved_at(out.reserve, "reserve", d), a);
+    set_reserve(layer, calls, units, layer.saved_at(out.reserve, "reserve", d), a);
     if (cache && !a.family.on && layer.place.on_host())
       kept[i] = cache->find(d, backend, a, in.objects.items + i * in.each);
     if (kept[i]) a.packed = kept[i]->packed.get();
@@ -376,11 +430,11 @@ Plan make_plan(const std::string& cell, bool batch_first, bool bidirectional, py
 }
 
 // The inputs of fastrnn.torch.spec.Inputs, in its order.
-Inputs take_inputs(Layer& layer, const py::tuple& inputs, py::handle keys) {
+Inputs take_inputs(Layer& layer, const py::tuple& inputs, py::handle keys, py::handle batch_sizes) {
   if (inputs.size() != 8) throw ValueError(argument(layer.function, "inputs") + " must be 8");
   const py::handle x = inputs[0], weights = inputs[1], h0 = inputs[2], c0 = inputs[3],
                    lengths = inputs[4], mask = inputs[5], reset = inputs[6];
-  Inputs in = take_inputs(layer, x, h0, c0);
+  Inputs in = take_inputs(layer, x, h0, c0, batch_sizes);
   in.lengths = layer.unit_last_stride("lengths", layer.take("lengths", lengths));
   in.mask = layer.take("mask", mask);
   in.reset = layer.take("reset", reset);
@@ -396,9 +450,9 @@ Inputs take_inputs(Layer& layer, const py::tuple& inputs, py::handle keys) {
 
 // -> (y, h_n, c_n, c, reserve), None for what there is not
 py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
-                        bool save, bool filled, WeightCache* cache) {
+                        bool save, bool filled, WeightCache* cache, py::handle batch_sizes) {
   Layer layer("layer_forward", plan, threads);
-  const Inputs in = take_inputs(layer, inputs, keys);
+  const Inputs in = take_inputs(layer, inputs, keys, batch_sizes);
   Calls calls(layer, in);
   const int64_t T = calls.T, B = calls.B, H = calls.H, P = calls.P, D = plan.directions;
   const int64_t kept = plan.kept(H, in.projected).all();
@@ -416,7 +470,8 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
   if (kept > 0 && save)
     reserve = layer.empty(x, layer.saved_shape(T, B, kept), dtype, out.reserve, For::kAutograd);
   if (filled && out.reserve.present && layer.place.on_host()) {  // CUDA fills it itself
-    std::memset(out.reserve.data, 0, static_cast<size_t>(D * T * B * kept * item_size(dtype)));
+    std::memset(out.reserve.data, 0,
+                static_cast<size_t>(D * layer.rows_of_all(T, B) * kept * item_size(dtype)));
   }
   run(layer, x, in, calls, out, cache);
   return py::make_tuple(y, h_n, c_n, c, reserve);
@@ -425,9 +480,10 @@ py::tuple layer_forward(const Plan& plan, int threads, const py::tuple& inputs, 
 // -> [dx, dh0, dc0, *dweights], None for what is not wanted; dx [D, T, B, I] for two directions
 py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, py::handle keys,
                         py::handle y, py::handle c, py::handle reserve, py::handle dy,
-                        py::handle dh_n, py::handle dc_n, const std::vector<bool>& wanted) {
+                        py::handle dh_n, py::handle dc_n, const std::vector<bool>& wanted,
+                        py::handle batch_sizes) {
   Layer layer("layer_backward", plan, threads);
-  const Inputs in = take_inputs(layer, inputs, keys);
+  const Inputs in = take_inputs(layer, inputs, keys, batch_sizes);
   Calls calls(layer, in);
   const KeptUnits kept = plan.kept(calls.H, in.projected);
   const int64_t D = plan.directions, T = calls.T, B = calls.B, I = in.x.shape[in.x.rank - 1],
@@ -467,7 +523,12 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
   };
   const bool two_dx = D == 2;
   Shape dx_shape = layer.sequence_shape(T, B, I);
-  if (two_dx) dx_shape = {4, {D, dx_shape.size[0], dx_shape.size[1], I}};
+  if (two_dx) {
+    std::copy_backward(dx_shape.size, dx_shape.size + dx_shape.rank,
+                       dx_shape.size + dx_shape.rank + 1);
+    dx_shape.size[0] = D;
+    ++dx_shape.rank;
+  }
   const Tensor dx_ = gradient(0, dx_shape);
   const Tensor dh0_ = gradient(1, layer.state_shape(B, P));
   const Tensor dc0_ = gradient(2, layer.state_shape(B, H));
@@ -478,7 +539,7 @@ py::list layer_backward(const Plan& plan, int threads, const py::tuple& inputs, 
     a.forward = calls.of[static_cast<size_t>(d)];
     a.forward.y = layer.columns(y_, P, d);
     a.forward.c = layer.saved_at(c_, "c", d);
-    set_reserve(calls, kept, layer.saved_at(reserve_, "reserve", d), a.forward);
+    set_reserve(layer, calls, kept, layer.saved_at(reserve_, "reserve", d), a.forward);
     a.dy = layer.columns(dy_, P, d);
     a.dh_n = layer.at(dh_n_, "dh_n", d);
     a.dc_n = layer.at(dc_n_, "dc_n", d);
@@ -649,10 +710,12 @@ void register_layer(py::module_& m) {
           "Values that a step of a row keeps for backward, beside c.")
       .def("forward", &layer_forward, py::arg("threads"), py::arg("inputs"), py::arg("keys"),
            py::arg("save"), py::arg("filled"), py::arg("cache"),
+           py::arg("batch_sizes") = py::none(),
            "-> (y | None, h_n, c_n | None, c | None, reserve | None)")
       .def("backward", &layer_backward, py::arg("threads"), py::arg("inputs"), py::arg("keys"),
            py::arg("y"), py::arg("c"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
-           py::arg("dc_n"), py::arg("wanted"), "-> [dx, dh0, dc0, *dweights], None if not wanted")
+           py::arg("dc_n"), py::arg("wanted"), py::arg("batch_sizes") = py::none(),
+           "-> [dx, dh0, dc0, *dweights], None if not wanted")
       .def("stack", &stack_forward, py::arg("threads"), py::arg("x"), py::arg("weights"),
            py::arg("h0"), py::arg("c0"), py::arg("caches"),
            "All layers without gradients -> (y, h_n) | (y, h_n, c_n), or None: take the other way.")

@@ -255,10 +255,14 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
 
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None), and of a call with any
 // option of the family (dw_hr, dpeephole, dgain_ih, dgain_hh, dgain_c, dbias_c, step_norms), each
-// or None
+// or None. `wanted`: which of the first 13; others are None and not computed.
 py::tuple py_backward(const std::string& function, const std::vector<std::string>& cells,
                       py::handle saved_object, py::handle dy, py::handle dh_n, py::handle dc_n,
-                      py::handle dgates, double grad_clip, bool return_step_norms, py::handle dc) {
+                      py::handle dgates, double grad_clip, bool return_step_norms, py::handle dc,
+                      const std::optional<std::vector<bool>>& wanted) {
+  constexpr size_t kGradients = 13;
+  if (wanted && wanted->size() != kGradients)
+    throw ValueError(argument(function, "wanted") + " must be of 13 gradients");
   const Call& call = saved_call(function, cells, saved_object);
   const CellInfo& info = call.cell();
   BackwardArgs a;
@@ -284,23 +288,31 @@ py::tuple py_backward(const std::string& function, const std::vector<std::string
   const Family& f = call.args.family;
   const int64_t B = call.B(), I = call.args.x.shape[2], H = call.H(), P = call.P(),
                 GH = info.gates * H;
-  const py::object dx = call.allocate_sequence(I, a.dx);
-  const py::object dw_ih = call.allocate_matrix(GH, I, a.dw_ih);
-  const py::object dw_hh = call.allocate_matrix(GH, P, a.dw_hh);
-  const py::object db_ih = call.args.b_ih.present ? call.allocate_vector(GH, a.db_ih) : py::none();
-  const py::object db_hh = call.args.b_hh.present ? call.allocate_vector(GH, a.db_hh) : py::none();
-  const py::object dh0 = call.allocate_matrix(B, P, a.dh0);
-  const py::object dc0 = call.has_c() ? call.allocate_matrix(B, H, a.dc0, true) : py::none();
-  const auto vector_like = [&](const Tensor& of, int64_t size, Tensor& view) {
-    return of.present ? call.allocate_vector(size, view) : py::object(py::none());
+  size_t next = 0;
+  const auto gradient = [&](bool exists, const auto& allocate) -> py::object {
+    const bool asked = !wanted || (*wanted)[next];
+    ++next;
+    return exists && asked ? allocate() : py::object(py::none());
   };
-  const py::object dw_hr = f.w_hr.present ? call.allocate_matrix(P, H, a.dw_hr) : py::none();
-  const py::object dpeephole =
-      f.peephole.present ? call.allocate_matrix(info.peepholes, H, a.dpeephole) : py::none();
-  const py::object dgain_ih = vector_like(f.gain_ih, GH, a.dgain_ih);
-  const py::object dgain_hh = vector_like(f.gain_hh, GH, a.dgain_hh);
-  const py::object dgain_c = vector_like(f.gain_c, H, a.dgain_c);
-  const py::object dbias_c = vector_like(f.bias_c, H, a.dbias_c);
+  const auto matrix = [&](bool exists, int64_t rows, int64_t columns, Tensor& view,
+                          bool of_c = false) {
+    return gradient(exists, [&] { return call.allocate_matrix(rows, columns, view, of_c); });
+  };
+  const auto vector = [&](bool exists, int64_t size, Tensor& view) {
+    return gradient(exists, [&] { return call.allocate_vector(size, view); });
+  };
+  const py::object dx = gradient(true, [&] { return call.allocate_sequence(I, a.dx); });
+  const py::object dw_ih = matrix(true, GH, I, a.dw_ih), dw_hh = matrix(true, GH, P, a.dw_hh);
+  const py::object db_ih = vector(call.args.b_ih.present, GH, a.db_ih);
+  const py::object db_hh = vector(call.args.b_hh.present, GH, a.db_hh);
+  const py::object dh0 = matrix(true, B, P, a.dh0);
+  const py::object dc0 = matrix(call.has_c(), B, H, a.dc0, true);
+  const py::object dw_hr = matrix(f.w_hr.present, P, H, a.dw_hr);
+  const py::object dpeephole = matrix(f.peephole.present, info.peepholes, H, a.dpeephole);
+  const py::object dgain_ih = vector(f.gain_ih.present, GH, a.dgain_ih);
+  const py::object dgain_hh = vector(f.gain_hh.present, GH, a.dgain_hh);
+  const py::object dgain_c = vector(f.gain_c.present, H, a.dgain_c);
+  const py::object dbias_c = vector(f.bias_c.present, H, a.dbias_c);
   py::object step_norms = py::none();
   if (return_step_norms) {
     const bool batch_first = call.layout == Layout::kBatchFirst;
@@ -422,7 +434,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("backward", &py_backward, py::arg("function"), py::arg("cells"), py::arg("saved"),
         py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dgates") = py::none(),
         py::arg("grad_clip") = 0.0, py::arg("return_step_norms") = false,
-        py::arg("dc") = py::none(),
+        py::arg("dc") = py::none(), py::arg("wanted") = py::none(),
         "-> (dx, dw_ih, dw_hh, db_ih | None, db_hh | None, dh0, dc0 | None)");
   m.def("step", &py_step, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("h"),
         py::arg("c"), py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"),

@@ -171,7 +171,7 @@ class Backward {
       load_state(a_.dh_n, b, dh_ + r * width_);
       if (S == 2) load_state(a_.dc_n, b, dc_ + r * width_);
       if (a_.dx.present) {
-        for (int64_t t = seq_.length[r]; t < seq_.T; ++t)
+        for (int64_t t = seq_.length[r]; t < seq_.room(r); ++t)
           copy_or_zero<T>(row_of<T>(a_.dx, t, b), nullptr, seq_.I);
       }
     }

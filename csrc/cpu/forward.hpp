@@ -168,7 +168,7 @@ class Forward {
         copy_or_zero(row_of<T>(a_.h_n, b), h, seq_.H);
         if (S == 2) copy_or_zero(row_of<T>(a_.c_n, b), c, seq_.H);
       }
-      for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
+      for (int64_t t = seq_.length[r]; t < seq_.room(r); ++t) {
         copy_or_zero<T>(row_of<T>(a_.y, t, b), nullptr, seq_.H);
         if (S == 2 && a_.c.present) copy_or_zero<T>(row_of<T>(a_.c, t, b), nullptr, seq_.H);
       }

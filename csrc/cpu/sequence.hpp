@@ -33,6 +33,8 @@ struct Arena {
 
 template <class T>
 T* row_of(const Tensor& tensor, int64_t t, int64_t b) {
+  if (tensor.starts)
+    return static_cast<T*>(tensor.data) + (tensor.starts[t] + b) * tensor.stride[1];
   return static_cast<T*>(tensor.data) + t * tensor.stride[0] + b * tensor.stride[1];
 }
 
@@ -69,7 +71,7 @@ void parallel_for(int threads, int64_t count, const F& body) {
 
 struct Sequence {
   int64_t T, B, I, H;
-  bool reverse;
+  bool reverse, packed;
   Tensor mask, reset;
   int64_t* batch;   // [B] the batch index of each row
   int64_t* length;  // [B] its length, falling
@@ -80,6 +82,7 @@ struct Sequence {
         I(a.x.shape[2]),
         H(a.w_hh.shape[1]),
         reverse(a.reverse),
+        packed(a.x.starts != nullptr),
         mask(a.mask),
         reset(a.reset),
         batch(arena.take<int64_t>(B)),
@@ -94,6 +97,9 @@ struct Sequence {
   }
 
   int64_t time(int64_t row, int64_t s) const { return reverse ? length[row] - 1 - s : s; }
+
+  // the steps of a row that there is memory for: beyond its length they are cleared
+  int64_t room(int64_t row) const { return packed ? length[row] : T; }
 
   // rows in [first, last) that step s still reaches
   int64_t active(int64_t first, int64_t last, int64_t s) const {

@@ -65,6 +65,7 @@ def backward(
     grad_clip: float = 0.0,
     return_step_norms: bool = False,
     dc: object = None,
+    wanted: Sequence[bool] | None = None,
 ) -> tuple[Any, ...]: ...
 def jvp(
     function: str, cells: Sequence[str], saved: object, tangents: dict[str, Any]
@@ -112,6 +113,7 @@ class Plan:
         save: bool,
         filled: bool,
         cache: WeightCache | None,
+        batch_sizes: object = None,
     ) -> tuple[Any, Any, Any, Any, Any]: ...
     def backward(
         self,
@@ -125,6 +127,7 @@ class Plan:
         dh_n: object,
         dc_n: object,
         wanted: Sequence[bool],
+        batch_sizes: object = None,
     ) -> list[Any]: ...
     def stack(
         self,

@@ -161,11 +161,13 @@ def backward(
     grad_clip: float,
     return_step_norms: bool,
     dc_of_steps: Array | None = None,
+    wanted: Sequence[bool] = (True,) * 13,
 ) -> tuple[Any, ...]:
     """As _core.backward."""
     call = saved.call
     dy, dh, dc, dgates, dc_of_steps = (to_numpy(a) for a in (dy, dh_n, dc_n, dgates, dc_of_steps))
-    dx: Array = np.empty(call.x.shape, call.x.dtype)
+    of_chunk = (*wanted[:5], True, True, *wanted[7:])  # dh and dc flow on to the chunk before
+    dx: Array | None = np.empty(call.x.shape, call.x.dtype) if wanted[0] else None
     norms = np.empty(call.x.shape[:2], call.x.dtype) if return_step_norms else None
     total: list[Array | None] | None = None
     chunks = list(call.chunks(saved.length)) or [slice(0, 0)]
@@ -182,14 +184,19 @@ def backward(
             grad_clip,
             return_step_norms,
             call.part(dc_of_steps, steps),
+            of_chunk,
         )
-        call.part(dx, steps)[...] = g[0]  # type: ignore[index]
+        if dx is not None:
+            call.part(dx, steps)[...] = g[0]  # type: ignore[index]
         dh, dc = g[5], g[6]
         if norms is not None:
             call.part(norms, steps)[...] = g[13]  # type: ignore[index]
         total = list(g) if total is None else _added(total, g)
     assert total is not None
-    total[0], total[5], total[6] = dx, dh, dc
+    total[0] = dx
+    total[5], total[6] = (
+        d if want else None for d, want in zip((dh, dc), wanted[5:], strict=False)
+    )
     if norms is not None:
         total[13] = norms
     return tuple(to_kind_of(call.like, a) for a in total)

@@ -173,7 +173,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       load_state<V>(a_.dh_n, b, n_.P, n_.h_width, dh_ + r * n_.h_width);
       if (n_.has_c) load_state<V>(a_.dc_n, b, n_.H, n_.width, dc_ + r * n_.width);
       if (drops_) recurrent_dropout_row(on_, b, n_.P, n_.h_width, kept_ + r * n_.h_width);
-      for (int64_t t = seq_.length[r]; t < seq_.T; ++t) {
+      for (int64_t t = seq_.length[r]; t < seq_.room(r); ++t) {
         if (a_.dx.present) clear(row_at<V>(a_.dx, t, b), seq_.I);
         if (a_.step_norms.present) *row_of<T>(a_.step_norms, t, b) = T(0);
       }
@@ -543,20 +543,19 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       if (a_.db_ih.present) column_sum(slot(shape_.slot_x[g]), data_of<V>(a_.db_ih) + g * H);
       if (a_.db_hh.present) column_sum(slot(shape_.slot_h[g]), data_of<V>(a_.db_hh) + g * H);
     }
-    if (n_.has_norm) {
+    if (a_.dgain_ih.present || a_.dgain_hh.present || a_.dgain_c.present)
       list_rows(begin, end, [&](int64_t r, int64_t s) { return norms_row(r, s); });
-      for (int g = 0; g < G; ++g) {
-        const int64_t of_gate = g * H;
+    for (int g = 0; g < G; ++g) {
+      const int64_t of_gate = g * H;
+      if (a_.dgain_ih.present)
         product_sum(slot(shape_.slot_x[g]), n_.layout.gx + of_gate,
                     data_of<V>(a_.dgain_ih) + of_gate);
+      if (a_.dgain_hh.present)
         product_sum(slot(shape_.slot_h[g]), n_.layout.gh + of_gate,
                     data_of<V>(a_.dgain_hh) + of_gate);
-      }
-      if (dnormed_columns_) {
-        product_sum(dnormed_columns_, n_.layout.c, data_of<V>(a_.dgain_c));
-        column_sum(dnormed_columns_, data_of<V>(a_.dbias_c));
-      }
     }
+    if (a_.dgain_c.present) product_sum(dnormed_columns_, n_.layout.c, data_of<V>(a_.dgain_c));
+    if (a_.dbias_c.present) column_sum(dnormed_columns_, data_of<V>(a_.dbias_c));
     if (a_.dpeephole.present) {
       const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
       list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });

@@ -201,7 +201,7 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       load_state<V>(a_.h0, b, n_.P, n_.h_width, p.h + r * n_.h_width);
       if (n_.has_c) load_state<V>(a_.c0, b, n_.H, n_.width, p.c + r * n_.width);
       if (seq_.length[row] == 0) store_last(p, row);
-      for (int64_t t = seq_.length[row]; t < seq_.T; ++t) {
+      for (int64_t t = seq_.length[row]; t < seq_.room(row); ++t) {
         clear(row_at<V>(a_.y, t, b), n_.P);
         if (a_.c.present) clear(row_at<V>(a_.c, t, b), n_.H);
         if (f_.gates.present) clear(row_at<V>(f_.gates, t, b), G * n_.H);

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,10 @@ from ..atomic import write_atomically
 from ..info import processor
 from . import report
 from .cases import CELLS, MODES, SUITES, choose
+from .compared import compared
 from .floor import Machine, floor, level, measure
 from .peers import contestants
-from .problem import (
-    LARGEST_DISAGREEMENT,
-    Peer,
-    Problem,
-    Unsupported,
-    disagreement,
-    make_problem,
-)
-from .timing import interleaved
+from .problem import Peer, Problem, make_problem
 
 
 def run(
@@ -88,37 +81,17 @@ def run(
 def _line(
     found: Sequence[Peer], problem: Problem, mode: str, seconds: float, machine: Machine
 ) -> dict[str, Any]:
-    """Compare the results with ours, then time those that agree."""
-    calls: dict[str, Callable[[], Any]] = {}
-    differ: dict[str, float] = {}
-    unsupported: dict[str, str] = {}
-    ours: list[Any] = []
-    for peer in found:
-        try:
-            run = peer.prepare(problem, mode)
-        except Unsupported as reason:
-            unsupported[peer.name] = str(reason)
-            continue
-        # of a second call, as it is the warm ones that are timed; copied, as it may be overwritten
-        run.call()
-        results = [np.array(array) for array in run.to_numpy(run.call())]
-        ours = ours or results
-        difference = disagreement(problem.case, ours, results)
-        if difference <= LARGEST_DISAGREEMENT:
-            calls[peer.name] = run.call
-        else:
-            differ[peer.name] = difference if difference < float("inf") else -1.0
+    line = compared(found, problem, mode, seconds)
     least = floor(problem.cell, problem.case, mode, machine)
-    timed = interleaved(calls, seconds)
     return {
         "cell": problem.cell,
         "mode": mode,
         "case": problem.case.name,
         "floor": least,
-        "seconds": {name: timing._asdict() for name, timing in timed.items()},
-        "share_of_floor": {name: least / timing.median for name, timing in timed.items()},
-        "differ": differ,
-        "unsupported": unsupported,
+        "seconds": {name: timing._asdict() for name, timing in line.timed.items()},
+        "share_of_floor": {name: least / timing.median for name, timing in line.timed.items()},
+        "differ": line.differ,
+        "unsupported": line.unsupported,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +22,12 @@ class Cached(torch.nn.Module):
     """
 
     _caches: tuple[WeightCache, ...] = ()
+    # what a call needs of the module beside its weights, by all that may change after construction
+    _kept: Mapping[object, Any] = MappingProxyType({})
+
+    def _keep(self, variant: object, value: Any) -> Any:
+        self.__dict__["_kept"] = {**self._kept, variant: value}
+        return value
 
     def _layer_caches(self, layers: int) -> tuple[WeightCache, ...]:
         caches = self._caches
@@ -41,4 +49,5 @@ class Cached(torch.nn.Module):
         inherited = getattr(super(), "__getstate__", None)  # object has one since Python 3.11
         state = dict(inherited() if inherited else self.__dict__)
         state.pop("_caches", None)
+        state.pop("_kept", None)
         return state

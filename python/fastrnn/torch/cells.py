@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,8 +10,8 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn import stack
-from fastrnn._core import Plan, WeightCache
-from fastrnn.torch.layer import eager_layer, step, unwatched
+from fastrnn.torch.eager import unwatched
+from fastrnn.torch.layer import eager_layer, step
 from fastrnn.torch.leaf import Proxy, as_leaf
 from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
@@ -31,8 +29,6 @@ class _Cell(Optional, RNNCellBase):
 
     _accepted = tuple(n for n in OPTIONS if n not in ("recurrent_dropout", "weight_dropout"))
     _extras: tuple[str, ...] = ()  # names of the options' parameters
-    # by what may change after construction: what a step without gradients needs
-    _kept: Mapping[object, tuple[Plan, WeightCache]] = MappingProxyType({})
     _theirs: Any  # torch.nn's class
 
     def _kind(self) -> stack.Kind:
@@ -60,17 +56,6 @@ class _Cell(Optional, RNNCellBase):
     def _spec(self) -> Spec:
         return Spec(self._cell(), options=self._options)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("_kept", None)
-        return state
-
-    def _keep(self, variant: object) -> tuple[Plan, WeightCache]:
-        plan = plan_of(self._cell(), False, False, self._options)
-        kept = plan, self._layer_caches(1)[0]
-        self.__dict__["_kept"] = {**self._kept, variant: kept}
-        return kept
-
     def _quick_step(
         self, variant: object, input: Tensor, h: Tensor | None, c: Tensor | None
     ) -> Any:
@@ -80,7 +65,11 @@ class _Cell(Optional, RNNCellBase):
         """
         if self._draws or not unwatched(input) or autocast():
             return None
-        plan, cache = self._kept.get(variant) or self._keep(variant)
+        kept = self._kept.get(variant)
+        if kept is None:
+            plan = plan_of(self._cell(), False, False, self._options)
+            kept = self._keep(variant, (plan, self._layer_caches(1)[0]))
+        plan, cache = kept
         if not _grad_enabled():
             return plan.step(_threads(), self._parameters, input, h, c, cache)
         if input.dim() != 2:

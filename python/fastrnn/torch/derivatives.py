@@ -141,7 +141,7 @@ def _double_backward(spec: Spec, inputs: Inputs, cotangents: Tensors, u: Tensors
             g, r = _core.backward_jvp(call.function, cells, saved, t, columns, dh, dc, None, 0.0)
         gradients.append(g)
         results.append(r)
-    found = *_joined_results(results), *joined(gradients, [True] * len(u))
+    found = *_joined_results(results), *joined(spec, inputs, gradients)
     return [
         None if source is None else g
         for g, source in zip(found, _sources(inputs, cotangents), strict=True)

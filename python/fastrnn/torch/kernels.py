@@ -51,17 +51,22 @@ def forward(
     save: bool,
     filled: bool = False,
     cache: WeightCache | None = None,
+    batch_sizes: Tensor | None = None,
 ) -> Results:
     """-> y (T, B, D*P), h_n (D, B, P), c_n (D, B, H), c (D, T, B, H), reserve (D, T, B, kept).
 
     c_n and c: LSTM only. c and reserve: with ``save`` only, for :func:`backward`. One step has no y
     and no c. ``filled``: reserve is 0 at the steps that a row does not take; else it is left as the
-    memory was. ``cache``: where packed weights are kept for the next call.
+    memory was. ``cache``: where packed weights are kept for the next call. ``batch_sizes`` (T,): of
+    a packed sequence, whose N rows of all steps take the place of (T, B) in x and in all results;
+    on the CPU alone, without ``spec.recompute``.
     """
     if save and spec.recompute:
         return recompute.forward(spec, inputs)
     threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
-    results: Results = spec.plan.forward(threads, _all_readable(inputs), keys, save, filled, cache)
+    results: Results = spec.plan.forward(
+        threads, _all_readable(inputs), keys, save, filled, cache, batch_sizes
+    )
     y, h_n, c_n, c, reserve = results
     if c_n is None or not is_half(inputs.x):
         return results
@@ -74,6 +79,7 @@ def backward(
     saved: Saved,
     cotangents: Sequence[Tensor | None],
     wanted: Sequence[bool],
+    batch_sizes: Tensor | None = None,
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights, in this order; None where ``wanted`` says so.
 
@@ -95,6 +101,7 @@ def backward(
         _readable(dh_n),
         _wide(dc_n),
         wanted,
+        batch_sizes,
     )
     if gradients[2] is not None and is_half(inputs.x):
         gradients[2] = gradients[2].to(inputs.x.dtype)

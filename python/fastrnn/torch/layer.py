@@ -24,15 +24,11 @@ from torch.autograd import forward_ad
 from fastrnn.torch import derivatives, formula, kernels, ops
 from fastrnn.torch.cache import WeightCache
 from fastrnn.torch.derivatives import as_sequence, sequence
+from fastrnn.torch.eager import PLAIN, dispatch_modes, eager, tracing, transforms_active
+from fastrnn.torch.rows import Rows
 from fastrnn.torch.spec import Inputs, Spec
 
-__all__ = ["eager", "eager_layer", "layer", "step", "unwatched"]
-
-# not looked up at every call
-_compiling = torch.compiler.is_compiling
-_transforms_active = torch._C._are_functorch_transforms_active
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_tracing = torch._C._is_tracing
+__all__ = ["eager_layer", "layer", "step"]
 
 
 class _Layer(torch.autograd.Function):
@@ -43,6 +39,7 @@ class _Layer(torch.autograd.Function):
         ctx: Any,
         spec: Spec,
         cache: WeightCache | None,
+        batch_sizes: Tensor | None,
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
@@ -53,8 +50,10 @@ class _Layer(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         inputs = Inputs(x, weights, h0, c0, lengths, mask, reset, seed)
-        y, h_n, c_n, c, reserve = kernels.forward(spec, inputs, True, cache=cache)
-        ctx.spec = spec
+        y, h_n, c_n, c, reserve = kernels.forward(
+            spec, inputs, True, cache=cache, batch_sizes=batch_sizes
+        )
+        ctx.spec, ctx.batch_sizes = spec, batch_sizes
         saved = (h_n, c_n, reserve) if y is None else (y, c, reserve)
         ctx.save_for_backward(x, h0, c0, lengths, mask, reset, seed, *saved, *weights)
         ctx.set_materialize_grads(False)
@@ -65,12 +64,20 @@ class _Layer(torch.autograd.Function):
         x, h0, c0, lengths, mask, reset, seed, y, c, reserve, *weights = ctx.saved_tensors
         inputs = Inputs(x, weights, h0, c0, lengths, mask, reset, seed)
         needs = ctx.needs_input_grad
-        wanted = (*needs[2:5], *needs[9:])
-        is_step = x.dim() == 2
+        wanted = (*needs[3:6], *needs[10:])
+        is_step = x.dim() == 2 and ctx.batch_sizes is None
         given = ((None,) if is_step else ()) + cotangents + (None,)
         dy, dh_n, dc_n = given[:3]
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # create_graph=True
+            rows = None
+            if ctx.batch_sizes is not None:
+                rows = Rows(ctx.batch_sizes, x.size(0))
+                inputs = inputs._replace(x=rows.pad(x), lengths=rows.lengths)
+                dy = None if dy is None else rows.pad(dy)
+                given = dy, dh_n, dc_n
+                with torch.no_grad():
+                    y, _, _, c, reserve = kernels.forward(ctx.spec, inputs, True)
             if eager(x) and all(t is None or type(t) is Tensor for t in given):
                 saved = y, c, reserve
                 gradients = derivatives.backward(ctx.spec, inputs, saved, given[:3], wanted)
@@ -78,11 +85,13 @@ class _Layer(torch.autograd.Function):
                 gradients = _recomputed_step(ctx.spec, inputs, dh_n, dc_n, wanted)
             else:
                 gradients = ops.recomputed_gradients(ctx.spec, inputs, (dy, dh_n, dc_n), wanted)
+            if rows is not None and gradients[0] is not None:
+                gradients = rows.pack(gradients[0]), *gradients[1:]
         else:
             gradients = kernels.backward(
-                ctx.spec, inputs, (y, c, reserve), (dy, dh_n, dc_n), wanted
+                ctx.spec, inputs, (y, c, reserve), (dy, dh_n, dc_n), wanted, ctx.batch_sizes
             )
-        return (None, None, *gradients[:3], None, None, None, None, *gradients[3:])
+        return (None, None, None, *gradients[:3], None, None, None, None, *gradients[3:])
 
 
 # what Function.apply does beyond it is for setup_context and for torch.func, which is not active
@@ -98,43 +107,27 @@ def _recomputed_step(
     return [*states, *found[3:]]
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def eager(x: Tensor) -> bool:
-    """Whether the core may be called at once: there is memory to read, and nobody who must see an
-    operator.
-    """
-    return unwatched(x) and (x.is_cpu or x.is_cuda)
-
-
-def unwatched(x: Tensor) -> bool:
-    """Whether nobody must see an operator."""
-    return (
-        type(x) in _PLAIN
-        and not _compiling()
-        and not _transforms_active()
-        and forward_ad._current_level < 0
-        and not _dispatch_modes()
-        and not _tracing()
-    )
-
-
-def layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
+def layer(
+    spec: Spec,
+    inputs: Inputs,
+    cache: WeightCache | None = None,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """-> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H).
 
     float32 or float64 throughout. ``cache``: where packed weights are kept for the next call.
+    ``batch_sizes``: as of :func:`kernels.forward`, where :func:`eager` holds.
     """
     if eager(inputs.x):
-        return eager_layer(spec, inputs, cache)
+        return eager_layer(spec, inputs, cache, batch_sizes)
     if not torch.compiler.is_compiling() and (
-        _transforms_active() or forward_ad._current_level >= 0
+        transforms_active() or forward_ad._current_level >= 0
     ):
         if _in_forward_mode_alone(inputs):
             return derivatives.forward_mode(spec, inputs)
         return formula.layer(spec, inputs)
     # torch.jit.trace checks its graph without gradients, and wants the same one
-    traced = not torch.compiler.is_compiling() and _tracing()
+    traced = not torch.compiler.is_compiling() and tracing()
     save = (torch.is_grad_enabled() or traced) and _needs_gradient(inputs)
     y, h_n, c_n, _, _ = ops.layer(*spec, *inputs, save)
     return (y, h_n, c_n) if spec.cell.startswith("lstm") else (y, h_n)
@@ -143,21 +136,26 @@ def layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple
 def _in_forward_mode_alone(inputs: Inputs) -> bool:
     """No transform, and no gradient of what is computed."""
     return (
-        type(inputs.x) in _PLAIN
+        type(inputs.x) in PLAIN
         and inputs.x.is_cpu
-        and not _transforms_active()
-        and not _dispatch_modes()
+        and not transforms_active()
+        and not dispatch_modes()
         and not (torch.is_grad_enabled() and _needs_gradient(inputs))
     )
 
 
-def eager_layer(spec: Spec, inputs: Inputs, cache: WeightCache | None = None) -> tuple[Tensor, ...]:
+def eager_layer(
+    spec: Spec,
+    inputs: Inputs,
+    cache: WeightCache | None = None,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """:func:`layer`, or one step, where :func:`eager` holds."""
     if torch.is_grad_enabled() and _needs_gradient(inputs):
         x, weights, *rest = inputs
-        results: tuple[Tensor, ...] = _apply(spec, cache, x, *rest, *weights)
+        results: tuple[Tensor, ...] = _apply(spec, cache, batch_sizes, x, *rest, *weights)
         return results
-    y, h_n, c_n, _, _ = kernels.forward(spec, inputs, False, cache=cache)
+    y, h_n, c_n, _, _ = kernels.forward(spec, inputs, False, cache=cache, batch_sizes=batch_sizes)
     return tuple(t for t in (y, h_n, c_n) if t is not None)
 
 

@@ -18,10 +18,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import stack
 from fastrnn.torch.cache import WeightCache
-from fastrnn.torch.layer import eager, eager_layer, layer
+from fastrnn.torch.eager import eager
+from fastrnn.torch.layer import eager_layer, layer
 from fastrnn.torch.leaf import Proxy, as_leaf
 from fastrnn.torch.options import Optional
 from fastrnn.torch.precision import autocast, computable, convert, dtypes
+from fastrnn.torch.rows import Rows
 from fastrnn.torch.spec import Inputs, Spec, kind_of
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -150,12 +152,23 @@ class _Recurrent(Optional, RNNBase):
         if states is None:
             return None
         weights = self._weights()
-        spec = self._spec(self.batch_first)
-        layers = self.num_layers
-        caches = self._layer_caches(layers)
+        layers, batch_first = self.num_layers, self.batch_first
+        variant = (
+            self.mode,
+            layers,
+            batch_first,
+            self.bidirectional,
+            self.reset_after,
+            self.recompute,
+        )
+        kept = self._kept.get(variant)
+        if kept is None:
+            spec = self._spec(batch_first)
+            kept = self._keep(variant, (spec, spec.plan, self._layer_caches(layers)))
+        spec, plan, caches = kept
         result: Any
         if torch.is_grad_enabled():
-            if layers > 1 or x.dim() != 3 or x.shape[self.batch_first] == 0:
+            if layers > 1 or x.dim() != 3 or x.shape[batch_first] == 0:
                 return None
             inputs = Inputs(x, weights, *_pair(states), seed=seed)
             try:
@@ -165,7 +178,7 @@ class _Recurrent(Optional, RNNBase):
         elif seed is not None or (self.training and self.dropout > 0 and layers > 1):
             return None
         else:
-            result = spec.plan.stack(torch.get_num_threads(), x, weights, *_pair(states), caches)
+            result = plan.stack(torch.get_num_threads(), x, weights, *_pair(states), caches)
         if result is None or len(result) == 2:
             return result
         y, h_n, c_n = result
@@ -189,10 +202,15 @@ class _Recurrent(Optional, RNNBase):
         if data.dtype is not computed or returned is not computed:
             data, *states = convert([data, *states], computed)
             weights = convert(weights, computed)
-        rows = _Rows(batch_sizes, data.size(0), T, B)
-        marks: Marks = (rows.lengths, None, None)
-        y, finals = self._run(rows.pad(data), states, weights, marks, False, self._seed(), rows)
-        y = rows.pack(y)
+        seed = self._seed()
+        if data.is_cpu and eager(data) and not self.recompute:
+            sizes = batch_sizes.to("cpu", torch.int64, copy=True)  # ours: backward needs it again
+            y, finals = self._run(data, states, weights, _NO_MARKS, False, seed, packed=sizes)
+        else:
+            rows = Rows(batch_sizes, data.size(0), B)
+            marks: Marks = (rows.lengths, None, None)
+            y, finals = self._run(rows.pad(data), states, weights, marks, False, seed, rows=rows)
+            y = rows.pack(y)
         if returned is not computed:
             y, *finals = convert([y, *finals], returned)
         if unsorted_indices is not None:
@@ -207,9 +225,14 @@ class _Recurrent(Optional, RNNBase):
         marks: Marks,
         batch_first: bool,
         seed: Tensor | None,
-        rows: _Rows | None = None,
+        *,
+        rows: Rows | None = None,
+        packed: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """All layers. -> y, [h_n] or [h_n, c_n]"""
+        """All layers. -> y, [h_n] or [h_n, c_n]
+
+        Of a packed sequence x is padded by ``rows``, or its data, and ``packed`` its batch_sizes.
+        """
         layers, D = self.num_layers, 2 if self.bidirectional else 1
         each = len(weights) // layers
         caches: Sequence[WeightCache | None] = [None] * layers
@@ -220,7 +243,7 @@ class _Recurrent(Optional, RNNBase):
             own = weights[index * each : (index + 1) * each]
             given = [s[index * D : (index + 1) * D] for s in states] if states else None
             inputs = Inputs(x, own, *_pair(given), *marks, seed)
-            x, *finals = layer(self._spec(batch_first, index), inputs, caches[index])
+            x, *finals = layer(self._spec(batch_first, index), inputs, caches[index], packed)
             if layers == 1:
                 return x, finals
             per_layer.append(finals)
@@ -344,43 +367,13 @@ class _Recurrent(Optional, RNNBase):
             kind(**arguments, device=like.device, dtype=like.dtype)(input, hx)
 
 
-class _Rows:
-    """Where the rows of a PackedSequence lie in a padded (T, B, ...) tensor."""
-
-    def __init__(self, batch_sizes: Tensor, rows: int, T: int, B: int) -> None:
-        self.shape = (T, B)
-        self.lengths: Tensor | None = None
-        self.index: Tensor | None = None
-        if torch.compiler.is_compiling() or int(batch_sizes[-1]) < B:
-            taken = torch.arange(B) < batch_sizes.unsqueeze(1)  # (T, B)
-            self.lengths = taken.sum(0)
-            self.index = torch.nonzero_static(taken.flatten(), size=rows).squeeze(1)
-
-    def pad(self, data: Tensor) -> Tensor:
-        T, B = self.shape
-        if self.index is None:
-            return data.view(T, B, -1)
-        index = self.index.to(data.device, non_blocking=True)
-        if eager(data):  # the core does not read what lies beyond a row's end
-            padded = data.new_empty(T * B, data.shape[1]).index_copy_(0, index, data)
-        else:
-            padded = data.new_zeros(T * B, data.shape[1]).index_copy(0, index, data)
-        return padded.view(T, B, -1)
-
-    def pack(self, padded: Tensor) -> Tensor:
-        rows = padded.flatten(0, 1)
-        if self.index is None:
-            return rows
-        return rows.index_select(0, self.index.to(rows.device, non_blocking=True))
-
-
 def _pair(states: Sequence[Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
     if not states:
         return None, None
     return states[0], states[1] if len(states) == 2 else None
 
 
-def _dropout(x: Tensor, p: float, batch_first: bool, rows: _Rows | None) -> Tensor:
+def _dropout(x: Tensor, p: float, batch_first: bool, rows: Rows | None) -> Tensor:
     """Dropout as torch.nn's modules draw it, in the order of memory of (T, B, D*H): the same seed,
     the same zeros.
     """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = ["as_numpy", "backward", "calls", "chunks", "forward", "joined"]
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _NORMS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+_GRADIENTS = ("x", *_WEIGHTS, "h0", "c0", "weight_hr", "peephole", *_NORMS)  # in the core's order
 
 
 def chunks(T: int, B: int) -> int:
@@ -66,32 +68,39 @@ def backward(
     """As :func:`fastrnn.torch.kernels.backward`."""
     _, c, reserve = saved
     dy, dh_n, dc_n = (as_numpy(t) for t in cotangents)
+    of_weights = iter(wanted[3:])
     results = []
-    for d, call in enumerate(calls(spec, inputs)):
+    for d, (call, row) in enumerate(
+        zip(calls(spec, inputs), spec.rows(inputs.weights), strict=True)
+    ):
         h_states = as_numpy(reserve)[d]
         c_states = [None] * len(h_states) if c is None else as_numpy(c)[d]
         length = call.chunk_length("recompute")
         kept = checkpoint.Saved(call, length, list(zip(h_states, c_states, strict=True)))
         columns = None if dy is None else np.split(dy, spec.directions, axis=-1)[d]
         dh, dc = (None if s is None else s[d] for s in (dh_n, dc_n))
-        results.append(checkpoint.backward(call.function, kept, columns, dh, dc, None, 0.0, False))
-    return joined(results, wanted)
+        of_row = islice(of_weights, len(row))
+        asked = dict(zip(("x", "h0", "c0", *row), (*wanted[:3], *of_row), strict=True))
+        named = [asked.get(name, False) for name in _GRADIENTS]
+        results.append(
+            checkpoint.backward(call.function, kept, columns, dh, dc, None, 0.0, False, None, named)
+        )
+    return joined(spec, inputs, results)
 
 
-def joined(results: Sequence[Sequence[Any]], wanted: Sequence[bool]) -> list[Tensor | None]:
-    """Gradients of the directions, in the core's order -> of x, h0, c0 and the weights."""
-    dx: Any = None
-    states: list[tuple[Any, Any]] = []
-    dweights: list[Any] = []
-    for part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0, *more in results:
-        dx = part if dx is None else np.add(dx, part, out=dx)
-        states.append((dh0, dc0))
-        dweights += [g for g in (dw_ih, dw_hh, db_ih, db_hh, *more[:6]) if g is not None]
-    dh0, dc0 = (None if s[0] is None else np.stack(s) for s in zip(*states, strict=True))
-    return [
-        torch.from_numpy(g) if want and g is not None else None
-        for g, want in zip((dx, dh0, dc0, *dweights), wanted, strict=True)
-    ]
+def joined(spec: Spec, inputs: Inputs, results: Sequence[Sequence[Any]]) -> list[Tensor | None]:
+    """Gradients of the directions, in the core's order -> of x, h0, c0 and the weights; None for
+    what was not computed.
+    """
+    named = [dict(zip(_GRADIENTS, result, strict=False)) for result in results]
+    dx, *more = (of["x"] for of in named)
+    for part in more:
+        dx = None if dx is None else np.add(dx, part, out=dx)
+    states = ([of[name] for of in named] for name in ("h0", "c0"))
+    dh0, dc0 = (None if of[0] is None else np.stack(of) for of in states)
+    rows = spec.rows(inputs.weights)
+    dweights = [of[name] for of, row in zip(named, rows, strict=True) for name in row]
+    return [None if g is None else torch.from_numpy(g) for g in (dx, dh0, dc0, *dweights)]
 
 
 def calls(spec: Spec, inputs: Inputs) -> list[checkpoint.Call]:
