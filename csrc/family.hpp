@@ -61,7 +61,7 @@ struct FamilyOf {
   Tensor gain_c, bias_c;    // [H]
 
   Tensor output;  // [T, B, H]    with w_hr: the cell's output before it; for backward
-  Tensor norms;   // [T, B, ...]  what layer norm keeps for backward (cpu/family/norm.hpp)
+  Tensor norms;   // [T, B, ...]  what layer norm keeps for backward (cells/units.hpp)
   Tensor gates;   // [T, B, G*H]  the gates' values, 0 where no step is taken
 };
 

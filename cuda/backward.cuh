@@ -8,6 +8,7 @@
 #pragma once
 
 #include "forward.cuh"
+#include "gradients.cuh"
 
 namespace fastrnn {
 namespace {
@@ -120,33 +121,6 @@ __global__ void left_factor_kernel(BackwardData<T> p, T* left) {
   left[thread_index()] = stored<T>(value);
 }
 
-constexpr int64_t kSumRows = 256;  // of one thread's sum
-
-// partial[i][n] = sum over a stretch of rows of values[row * stride + n]
-template <class T>
-__global__ void partial_sum_kernel(int64_t rows, int64_t columns, const T* values, int64_t stride,
-                                   Compute<T>* partial) {
-  const Item at(thread_index(), columns);
-  const int64_t first = at.row * kSumRows;
-  if (first >= rows) return;
-  const int64_t end = first + kSumRows < rows ? first + kSumRows : rows;
-  Compute<T> sum = 0;
-  for (int64_t row = first; row < end; ++row) sum += computed(values[row * stride + at.unit]);
-  partial[thread_index()] = sum;
-}
-
-// to[n], or with accumulate to[n] +, the sum over rows of partial[row * stride + n]
-template <class T>
-__global__ void sum_kernel(int64_t rows, int64_t columns, const Compute<T>* partial, int64_t stride,
-                           T* to, int64_t to_stride, bool accumulate) {
-  const int64_t n = thread_index();
-  if (n >= columns) return;
-  T& out = to[n * to_stride];
-  Compute<T> sum = accumulate ? computed(out) : Compute<T>(0);
-  for (int64_t row = 0; row < rows; ++row) sum += partial[row * stride + n];
-  out = stored<T>(sum);
-}
-
 template <template <class> class C, class T>
 class Backward {
  public:
@@ -166,6 +140,7 @@ class Backward {
   using Cell = C<Vec<Value>>;
   static constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly, D = Cell::kSlots;
   static constexpr int kDirect = E > 0 ? E : G;  // gates whose left factor is h' itself
+  static constexpr Slots<Cell> kSlots = {};
 
   Backward(const BackwardArgs& a, Arena& arena)
       : a_(a),
@@ -173,14 +148,9 @@ class Backward {
         cublas_(arena),
         lengths_(a.forward, arena),
         seq_(a.forward, lengths_.copy()),
-        rows_(seq_.T * seq_.B),
-        x_is_matrix_(is_matrix(a.forward.x) && !seq_.has_idle_steps()),
-        dx_is_matrix_(is_matrix(a.dx) && !seq_.has_idle_steps()),
-        w_ih_(matrix_of<T>(a.forward.w_ih), G * seq_.H, seq_.I, arena),
+        gradients_(a, seq_, cublas_, G, seq_.H, D * seq_.H, arena),
         w_hh_(matrix_of<T>(a.forward.w_hh), G * seq_.H, seq_.H, arena),
-        left_(arena.take<T>(rows_ * seq_.H)),
-        input_(arena.take<T>(x_is_matrix_ && dx_is_matrix_ ? 0 : rows_ * seq_.I)),
-        partial_(arena.take<Value>(divide_up(rows_, kSumRows) * D * seq_.H)),
+        left_(arena.take<T>(seq_.T * seq_.B * seq_.H)),
         p_{seq_,
            rows_of<const T>(a.dy),
            rows_of<const T>(a.forward.h0),
@@ -188,25 +158,22 @@ class Backward {
            rows_of<const Value>(a.forward.c0),
            rows_of<const Value>(a.forward.c),
            rows_of<const T>(a.forward.reserve),
-           arena.take<T>(rows_ * D * seq_.H),
+           arena.take<T>(seq_.T * seq_.B * D * seq_.H),
            arena.take<T>(G * seq_.B * seq_.H),
            E > 0 ? arena.take<Value>(seq_.B * seq_.H) : nullptr,
            {arena.take<Value>(seq_.B * seq_.H),
             S > 1 ? arena.take<Value>(seq_.B * seq_.H) : nullptr}} {}
 
-  bool is_matrix(const Tensor& sequence) const {
-    return sequence.stride[0] == seq_.B * sequence.stride[1] && sequence.stride[2] == 1;
-  }
-
   void run() const {
     cublas_.begin(stream_);
     lengths_.send(stream_);
-    w_ih_.pack(stream_);
+    gradients_.pack();
     w_hh_.pack(stream_);
     recurrence();
-    input_gradient();
-    weight_gradients();
-    bias_gradients();
+    const Flow<T> flow = kSlots.flow(static_cast<const T*>(p_.dgates), seq_.H);
+    gradients_.of_input(flow);
+    if (a_.dw_hh.present) state_weights(flow);
+    gradients_.of_biases(p_.dgates, D, kSlots.x, kSlots.h);
   }
 
   void recurrence() const {
@@ -252,81 +219,16 @@ class Backward {
                         accumulate});
   }
 
-  void input_gradient() const {
-    if (!a_.dx.present) return;
-    const int64_t H = seq_.H, I = seq_.I;
-    T* const out = dx_is_matrix_ ? static_cast<T*>(a_.dx.data) : input_;
-    const int64_t stride = dx_is_matrix_ ? a_.dx.stride[1] : I;
-    multiply<T, T>(
-        cublas_, stream_,
-        {rows_, I, G * H, {p_.dgates, D * H, 1}, w_ih_.matrix(), {out, stride, 1}, false});
-    if (!dx_is_matrix_)
-      launch(stream_, scatter_kernel<T>, rows_ * I, seq_, static_cast<const T*>(input_), I,
-             rows_of<T>(a_.dx));
-  }
-
-  void weight_gradients() const {
-    const int64_t H = seq_.H, I = seq_.I;
-    if (a_.dw_ih.present) {
-      const Rows<const T> x = rows_of<const T>(a_.forward.x);
-      Matrix<const T> right = {x.data, x.batch, 1};
-      if (!x_is_matrix_) {
-        launch(stream_, gather_kernel<T>, rows_ * I, seq_, x, I, int64_t{0}, seq_.T, true, input_);
-        right = {input_, I, 1};
-      }
-      weight_product(0, 0, G, right, I, a_.dw_ih);
+  void state_weights(const Flow<T>& flow) const {
+    const int64_t H = seq_.H, items = seq_.T * seq_.B * H;
+    const Matrix<const T> left = {left_, H, 1};
+    const Matrix<T> dw = Gradients<T>::matrix_in(a_.dw_hh);
+    launch(stream_, left_factor_kernel<C, false, T>, items, p_, left_);
+    gradients_.of_state(flow, 0, kDirect, left, H, dw, a_.accumulate);
+    if constexpr (E > 0) {
+      launch(stream_, left_factor_kernel<C, true, T>, items, p_, left_);
+      gradients_.of_state(flow, E, G, left, H, dw, a_.accumulate);
     }
-    if (a_.dw_hh.present) {
-      const Matrix<const T> left = {left_, H, 1};
-      launch(stream_, left_factor_kernel<C, false, T>, rows_ * H, p_, left_);
-      weight_products_h(0, kDirect, left);
-      if constexpr (E > 0) {
-        launch(stream_, left_factor_kernel<C, true, T>, rows_ * H, p_, left_);
-        weight_products_h(E, G, left);
-      }
-    }
-  }
-
-  // of gates whose slots follow each other, at once
-  void weight_products_h(int first, int last, Matrix<const T> right) const {
-    for (int end = first; first < last; first = end) {
-      while (end < last && Cell::slot_h(end) - Cell::slot_h(first) == end - first) ++end;
-      weight_product(Cell::slot_h(first), first, end, right, seq_.H, a_.dw_hh);
-    }
-  }
-
-  // rows [first_gate * H, last_gate * H) of dw = dgates^T right
-  void weight_product(int first_slot, int first_gate, int last_gate, Matrix<const T> right,
-                      int64_t width, const Tensor& dw) const {
-    const int64_t H = seq_.H;
-    const Matrix<T> out = {static_cast<T*>(dw.data), dw.stride[0], dw.stride[1]};
-    multiply<T, T>(cublas_, stream_,
-                   {(last_gate - first_gate) * H,
-                    width,
-                    rows_,
-                    {p_.dgates + first_slot * H, 1, D * H},
-                    right,
-                    out.from_row(first_gate * H),
-                    a_.accumulate});
-  }
-
-  void bias_gradients() const {
-    if (!a_.db_ih.present && !a_.db_hh.present) return;
-    const int64_t H = seq_.H, parts = divide_up(rows_, kSumRows);
-    launch(stream_, partial_sum_kernel<T>, parts * D * H, rows_, D * H,
-           static_cast<const T*>(p_.dgates), D * H, partial_);
-    for (int g = 0; g < G; ++g) {
-      bias_gradient(g, Cell::slot_x(g), a_.db_ih);
-      bias_gradient(g, Cell::slot_h(g), a_.db_hh);
-    }
-  }
-
-  void bias_gradient(int gate, int slot, const Tensor& db) const {
-    if (!db.present) return;
-    const int64_t H = seq_.H, stride = db.stride[0];
-    launch(stream_, sum_kernel<T>, H, divide_up(rows_, kSumRows), H,
-           static_cast<const Value*>(partial_ + slot * H), D * H,
-           static_cast<T*>(db.data) + gate * H * stride, stride, a_.accumulate);
   }
 
   const BackwardArgs& a_;
@@ -334,11 +236,9 @@ class Backward {
   const CublasCall cublas_;
   const LengthsFromHost lengths_;
   const Sequence seq_;
-  const int64_t rows_;
-  const bool x_is_matrix_, dx_is_matrix_;
-  const RightFactor<T> w_ih_, w_hh_;
-  T *const left_, *const input_;
-  Value* const partial_;
+  const Gradients<T> gradients_;
+  const RightFactor<T> w_hh_;
+  T* const left_;
   const BackwardData<T> p_;
 };
 

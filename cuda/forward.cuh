@@ -92,6 +92,71 @@ __global__ void forward_cell_kernel(ForwardData<T> p, const Compute<T>* gx, int6
   for (int i = 0; p.reserve && i < R; ++i) p.reserve.at(t, b)[i * H + unit] = stored<T>(saved[i].v);
 }
 
+// gx of a block of steps at a time.
+template <class T>
+class InputProduct {
+ public:
+  using Value = Compute<T>;
+
+  // width: of a row of gx
+  InputProduct(const ForwardArgs& a, const Sequence& seq, int64_t width, Arena& arena)
+      : seq_(seq),
+        width_(width),
+        x_(rows_of<const T>(a.x)),
+        x_is_matrix_(!a.reverse && x_.time == seq_.B * x_.batch && a.x.stride[2] == 1),
+        w_ih_(matrix_of<T>(a.w_ih).transposed(), seq_.I, width, arena),
+        block_(std::clamp<int64_t>(kBlock / std::max<int64_t>(step() * int64_t{sizeof(Value)}, 1),
+                                   1, std::max<int64_t>(seq_.T, 1))),
+        gathered_(x_is_matrix_ ? nullptr : arena.take<T>(block_ * seq_.B * seq_.I)),
+        gx_(arena.take<Value>(block_ * step())) {}
+
+  void pack(cudaStream_t stream) const { w_ih_.pack(stream); }
+
+  int64_t block() const { return block_; }          // steps
+  int64_t step() const { return seq_.B * width_; }  // values of a step
+
+  // of steps first, first + 1 ..
+  Value* of(const CublasCall& cublas, cudaStream_t stream, int64_t first, int64_t steps) const {
+    const int64_t I = seq_.I;
+    Matrix<const T> x = {x_.data + first * x_.time, x_.batch, 1};
+    if (!x_is_matrix_) {
+      launch(stream, gather_kernel<T>, steps * seq_.B * I, seq_, x_, I, first, steps, false,
+             gathered_);
+      x = {gathered_, I, 1};
+    }
+    multiply<T, Value>(cublas, stream,
+                       {steps * seq_.B, width_, I, x, w_ih_.matrix(), {gx_, width_, 1}, false});
+    return gx_;
+  }
+
+ private:
+  static constexpr int64_t kBlock = 64 << 20;  // bytes of gx
+
+  const Sequence seq_;
+  const int64_t width_;
+  const Rows<const T> x_;
+  const bool x_is_matrix_;
+  const RightFactor<T> w_ih_;
+  const int64_t block_;
+  T* const gathered_;
+  Value* const gx_;
+};
+
+// The columns of gates [first, last), of H units each, of gh [B, G*H] = left w.
+template <class T>
+void product_of_gates(const CublasCall& cublas, cudaStream_t stream, int64_t B,
+                      Matrix<const T> left, int64_t length, Matrix<const T> w, int64_t H, int G,
+                      int first, int last, Compute<T>* gh) {
+  multiply<T, Compute<T>>(cublas, stream,
+                          {B,
+                           (last - first) * H,
+                           length,
+                           left,
+                           w.from_column(first * H),
+                           {gh + first * H, G * H, 1},
+                           false});
+}
+
 template <template <class> class C, class T>
 class Forward {
  public:
@@ -110,7 +175,6 @@ class Forward {
   using Value = Compute<T>;
   using Cell = C<Vec<Value>>;
   static constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly;
-  static constexpr int64_t kBlock = 64 << 20;  // bytes of gx
 
   Forward(const ForwardArgs& a, Arena& arena)
       : stream_(static_cast<cudaStream_t>(a.stream)),
@@ -119,15 +183,9 @@ class Forward {
         seq_(a, lengths_.copy()),
         h0_(rows_of<const T>(a.h0)),
         c0_(rows_of<const Value>(a.c0)),
-        x_(rows_of<const T>(a.x)),
-        x_is_matrix_(!a.reverse && x_.time == seq_.B * x_.batch && a.x.stride[2] == 1),
-        w_ih_(matrix_of<T>(a.w_ih).transposed(), seq_.I, G * seq_.H, arena),
+        input_(a, seq_, G * seq_.H, arena),
         w_hh_(matrix_of<T>(a.w_hh).transposed(), seq_.H, G * seq_.H, arena),
-        block_(std::clamp<int64_t>(kBlock / std::max<int64_t>(gates() * int64_t{sizeof(Value)}, 1),
-                                   1, std::max<int64_t>(seq_.T, 1))),
-        gathered_(x_is_matrix_ ? nullptr : arena.take<T>(block_ * seq_.B * seq_.I)),
-        gx_(arena.take<Value>(block_ * gates())),
-        gh_(arena.take<Value>(gates())),
+        gh_(arena.take<Value>(input_.step())),
         p_{seq_,
            vector_of<T>(a.b_ih),
            vector_of<T>(a.b_hh),
@@ -139,34 +197,19 @@ class Forward {
            gh_,
            E > 0 ? arena.take<T>(seq_.B * seq_.H) : nullptr} {}
 
-  int64_t gates() const { return seq_.B * G * seq_.H; }
-
   void run() const {
     const int64_t units = seq_.B * seq_.H;
     cublas_.begin(stream_);
     lengths_.send(stream_);
-    w_ih_.pack(stream_);
+    input_.pack(stream_);
     w_hh_.pack(stream_);
     launch(stream_, first_state_kernel<T>, units, seq_, h0_, p_.h);
     if (S > 1) launch(stream_, first_state_kernel<Value>, units, seq_, c0_, p_.c);
-    for (int64_t first = 0; first < seq_.T; first += block_) {
-      const int64_t steps = std::min(block_, seq_.T - first);
-      input_product(first, steps);
-      for (int64_t s = first; s < first + steps; ++s) step(s, gx_ + (s - first) * gates());
+    for (int64_t first = 0; first < seq_.T; first += input_.block()) {
+      const int64_t steps = std::min(input_.block(), seq_.T - first);
+      Value* const gx = input_.of(cublas_, stream_, first, steps);
+      for (int64_t s = first; s < first + steps; ++s) step(s, gx + (s - first) * input_.step());
     }
-  }
-
-  void input_product(int64_t first, int64_t steps) const {
-    const int64_t I = seq_.I;
-    Matrix<const T> x = {x_.data + first * x_.time, x_.batch, 1};
-    if (!x_is_matrix_) {
-      launch(stream_, gather_kernel<T>, steps * seq_.B * I, seq_, x_, I, first, steps, false,
-             gathered_);
-      x = {gathered_, I, 1};
-    }
-    const int64_t GH = G * seq_.H;
-    multiply<T, Value>(cublas_, stream_,
-                       {steps * seq_.B, GH, I, x, w_ih_.matrix(), {gx_, GH, 1}, false});
   }
 
   void step(int64_t s, Value* gx) const {
@@ -188,15 +231,8 @@ class Forward {
 
   // of the gates [first, last)
   void recurrent_product(Matrix<const T> left, int first, int last) const {
-    const int64_t H = seq_.H, GH = G * H;
-    multiply<T, Value>(cublas_, stream_,
-                       {seq_.B,
-                        (last - first) * H,
-                        H,
-                        left,
-                        w_hh_.matrix().from_column(first * H),
-                        {gh_ + first * H, GH, 1},
-                        false});
+    product_of_gates<T>(cublas_, stream_, seq_.B, left, seq_.H, w_hh_.matrix(), seq_.H, G, first,
+                        last, gh_);
   }
 
   const cudaStream_t stream_;
@@ -205,12 +241,9 @@ class Forward {
   const Sequence seq_;
   const Rows<const T> h0_;
   const Rows<const Value> c0_;
-  const Rows<const T> x_;
-  const bool x_is_matrix_;
-  const RightFactor<T> w_ih_, w_hh_;
-  const int64_t block_;
-  T* const gathered_;
-  Value *const gx_, *const gh_;
+  const InputProduct<T> input_;
+  const RightFactor<T> w_hh_;
+  Value* const gh_;
   const ForwardData<T> p_;
 };
 

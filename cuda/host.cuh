@@ -117,8 +117,9 @@ class Staging {
 };
 
 inline void stage_inputs(Staging& staging, ForwardArgs& a) {
-  for (Tensor* argument :
-       {&a.x, &a.w_ih, &a.w_hh, &a.b_ih, &a.b_hh, &a.h0, &a.c0, &a.lengths, &a.mask, &a.reset}) {
+  for (Tensor* argument : {&a.x, &a.w_ih, &a.w_hh, &a.b_ih, &a.b_hh, &a.h0, &a.c0, &a.lengths,
+                           &a.mask, &a.reset, &a.family.w_hr, &a.family.peephole, &a.family.gain_ih,
+                           &a.family.gain_hh, &a.family.gain_c, &a.family.bias_c}) {
     staging.in(*argument);
   }
 }
@@ -128,7 +129,10 @@ void forward_from_host(const ForwardArgs& host) {
   ForwardArgs a = host;
   Staging staging;
   stage_inputs(staging, a);
-  for (Tensor* result : {&a.y, &a.h_n, &a.c_n, &a.c, &a.reserve}) staging.out(*result);
+  for (Tensor* result : {&a.y, &a.h_n, &a.c_n, &a.c, &a.reserve, &a.family.output, &a.family.norms,
+                         &a.family.gates}) {
+    staging.out(*result);
+  }
   const DeviceMemory workspace = allocate_on_device(Kernel::workspace(a));
   Kernel::run(a, workspace.get());
   staging.back();
@@ -139,12 +143,13 @@ void backward_from_host(const BackwardArgs& host) {
   BackwardArgs a = host;
   Staging staging;
   stage_inputs(staging, a.forward);
-  for (Tensor* argument :
-       {&a.forward.y, &a.forward.c, &a.forward.reserve, &a.dy, &a.dh_n, &a.dc_n}) {
+  for (Tensor* argument : {&a.forward.y, &a.forward.c, &a.forward.reserve, &a.forward.family.output,
+                           &a.forward.family.norms, &a.dy, &a.dh_n, &a.dc_n, &a.dgates}) {
     staging.in(*argument);
   }
-  for (Tensor* gradient : {&a.dx, &a.dh0, &a.dc0}) staging.out(*gradient);
-  for (Tensor* gradient : {&a.dw_ih, &a.dw_hh, &a.db_ih, &a.db_hh}) {
+  for (Tensor* gradient : {&a.dx, &a.dh0, &a.dc0, &a.step_norms}) staging.out(*gradient);
+  for (Tensor* gradient : {&a.dw_ih, &a.dw_hh, &a.db_ih, &a.db_hh, &a.dw_hr, &a.dpeephole,
+                           &a.dgain_ih, &a.dgain_hh, &a.dgain_c, &a.dbias_c}) {
     if (a.accumulate) {
       staging.in_out(*gradient);
     } else {

@@ -1,8 +1,10 @@
-// The backend "cuda": every cell and dtype. Arrays of a device are read and written where they lie,
-// on the caller's stream and in the caller's workspace, and nothing waits for the GPU; host arrays
-// are copied there and back.
+// The backend "cuda": every cell, dtype and option. Arrays of a device are read and written where
+// they lie, on the caller's stream and in the caller's workspace, and nothing waits for the GPU;
+// host arrays are copied there and back.
 #include "backward.cuh"
 #include "cells/cells.hpp"
+#include "family/backward.cuh"
+#include "family/forward.cuh"
 #include "forward.cuh"
 #include "host.cuh"
 
@@ -49,26 +51,38 @@ void wait(int device, void* stream) {
   FASTRNN_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
 
-template <template <class> class C, class T>
-  requires IsCell<C, Vec<Compute<T>>>
+template <class AnyForward, class AnyBackward>
 constexpr KernelTable::Kernel kKernel = {nothing_to_pack,
                                          pack_nothing,
-                                         workspace<Forward<C, T>, ForwardArgs>,
-                                         forward<Forward<C, T>>,
-                                         workspace<Backward<C, T>, BackwardArgs>,
-                                         backward<Backward<C, T>>};
+                                         workspace<AnyForward, ForwardArgs>,
+                                         forward<AnyForward>,
+                                         workspace<AnyBackward, BackwardArgs>,
+                                         backward<AnyBackward>};
+
+template <template <class> class C, class T>
+  requires IsCell<C, Vec<Compute<T>>>
+constexpr KernelTable::Kernel kPlain = kKernel<Forward<C, T>, Backward<C, T>>;
+template <template <class> class C, class T>
+constexpr KernelTable::Kernel kFamily = kKernel<FamilyForward<C, T>, FamilyBackward<C, T>>;
 
 template <template <class> class C>
-struct Kernels {
+struct Plain {
   static constexpr KernelTable::PerDType value = {
-      {kKernel<C, float>, kKernel<C, double>, kKernel<C, Float16>, kKernel<C, BFloat16>}};
+      {kPlain<C, float>, kPlain<C, double>, kPlain<C, Float16>, kPlain<C, BFloat16>}};
+};
+template <template <class> class C>
+struct WithOptions {
+  static constexpr KernelTable::PerDType value = {
+      {kFamily<C, float>, kFamily<C, double>, kFamily<C, Float16>, kFamily<C, BFloat16>}};
 };
 
-constexpr auto kKernels = per_cell<Kernels>();
+constexpr auto kKernels = per_cell<Plain>();
+constexpr auto kFamilyKernels = per_cell<WithOptions>();
 constexpr KernelTable kTable = {.name = "cuda",
                                 .supported = supported,
                                 .kernels = kKernels.of,
                                 .unavailable = "no CUDA device",
+                                .family = kFamilyKernels.of,
                                 .wait = wait};
 
 }  // namespace cuda

@@ -31,6 +31,10 @@ FASTRNN_HD Vec<T> operator*(Vec<T> a, Vec<T> b) {
   return {a.v * b.v};
 }
 template <class T>
+FASTRNN_HD Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return {a.v / b.v};
+}
+template <class T>
 FASTRNN_HD Vec<T> quotient(Vec<T> a, Vec<T> b) {
   return {a.v / b.v};
 }

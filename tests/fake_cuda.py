@@ -39,6 +39,11 @@ class Array:
     def shape(self) -> tuple[int, ...]:
         return self.data.shape
 
+    def reshape(self, *shape: int) -> Array:
+        return Array(
+            self.data.reshape(shape), device=self.device, bfloat16=self.bfloat16, cupy=self.cupy
+        )
+
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self.device
 

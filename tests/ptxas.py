@@ -24,7 +24,8 @@ def usage(nvcc: str, architecture: str, folder: Path) -> Usage:
     """Of every kernel of cuda/kernels.cu. Raises CalledProcessError where it does not compile."""
     options = ("-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", "-Xptxas=-v")
     target = (f"-arch=sm_{architecture}", "-cubin", "-o", str(folder / "kernels.cubin"))
-    command = [nvcc, *options, *target, f"-I{ROOT / 'csrc'}", str(ROOT / "cuda" / "kernels.cu")]
+    command = [nvcc, *options, *target, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'cuda'}"]
+    command.append(str(ROOT / "cuda" / "kernels.cu"))
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = re.findall(
         r"Function properties for (\w+)\s*\n"

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, attempt, run
 
-# of torch's modules: what the CUDA backend computes, without the options and projections; whole
-# stacks in one call are the CPU's
-MODULES = "not proj and not option and not recompute and not nothing_is_kept"
+MODULES = "not nothing_is_kept"  # whole stacks in one call are the CPU's
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds 180
   step table 30 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --table && cp "$out/table.log" "$out/table.md"
   step ptxas 60 nvcc -std=c++20 --expt-relaxed-constexpr -Xptxas=-v -arch="sm_$architecture" -cubin \
-    -o "$out/kernels.cubin" -I csrc cuda/kernels.cu && cp "$out/ptxas.log" "$out/ptxas.txt"
+    -o "$out/kernels.cubin" -I csrc -I cuda cuda/kernels.cu && cp "$out/ptxas.log" "$out/ptxas.txt"
   cat "$out/table.md" 2>/dev/null
 fi
 if ((${#failed[@]})); then

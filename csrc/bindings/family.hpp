@@ -34,7 +34,7 @@ inline void usual_activations(const CellInfo& cell, Family& f) {
 }
 
 // Values that a step of a row keeps for backward, beside c: the reserve, with a projection the
-// cell's output before it, and what layer norm keeps (cpu/family/norm.hpp).
+// cell's output before it, and what layer norm keeps (NormLayout in cells/units.hpp).
 struct KeptUnits {
   int64_t reserve, output, norms;
   int64_t all() const { return reserve + output + norms; }

@@ -7,6 +7,7 @@
 // to the values and one to the tangents. What is linear is done part by part, kParts<V> times.
 #pragma once
 
+#include "cells/units.hpp"
 #include "cpu/gemm.hpp"
 #include "cpu/sequence.hpp"
 
@@ -270,11 +271,7 @@ V value_of(Dual<V> v) {
   return v.value;
 }
 
-// share old + (1 - share) new
-template <class T>
-Vec<T> mixed(Vec<T> share, Vec<T> old, Vec<T> fresh) {
-  return fma(share, old, (Vec<T>::set(1) - share) * fresh);
-}
+using fastrnn::mixed;
 template <class V>
 Dual<V> mixed(V share, Dual<V> old, Dual<V> fresh) {
   return {mixed(share, old.value, fresh.value), mixed(share, old.tangent, fresh.tangent)};

@@ -570,7 +570,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // the gradient of the weights that DropConnect kept
   void add_kept_weights() const {
-    const auto mask = kept_units<T>(on_.seed, Stream::kWeight, on_.weight_dropout);
+    const Events<T> mask(fastrnn::kept_weights<T>(on_));
     for (int i = 0; i < kParts<V>; ++i) {
       T* const from = part(dw_hh_, i);
       T* const to = part(data_of<V>(a_.dw_hh), i);

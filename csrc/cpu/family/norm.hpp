@@ -1,10 +1,6 @@
 // Layer normalisation of one row (Ba, Kiros & Hinton 2016) of some gates of `units` units, the
 // block j of gate g at j block_stride + g gate_stride; lanes beyond the last unit are 0 before and
-// after.
-//
-// What it keeps for backward, one row of ForwardArgs::family.norms [T, B, 2 G H + H + 4]:
-//   normalised gx [G*H], normalised gh [G*H], normalised c [H] (for an LSTM), and the four factors
-//   1 / sqrt(variance + eps): of gx, of gh (early and late), of c
+// after. What it keeps for backward: NormLayout in cells/units.hpp.
 #pragma once
 
 #include "cpu/dual.hpp"
@@ -75,8 +71,8 @@ struct RowNorm {
     });
     const V along = sum_of(products) / count();
     each([&](int64_t at, Lanes<V> lanes) {
-      const V inner = V::load(d + at) - mean - V::load(normalised + at) * along;
-      (inner * factor * lanes).store(d + at);
+      (norm_gradient(V::load(d + at), V::load(normalised + at), factor, mean, along) * lanes)
+          .store(d + at);
     });
   }
 
@@ -97,14 +93,6 @@ struct RowNorm {
     }
   }
 };
-
-// Where the parts of a row of norms lie.
-struct NormLayout {
-  int64_t gx, gh, c, factors, size;
-  NormLayout(int64_t gates, int64_t units)
-      : gx(0), gh(gates * units), c(2 * gates * units), factors(c + units), size(factors + 4) {}
-};
-enum NormFactor { kOfX, kOfEarly, kOfLate, kOfC };
 
 }  // namespace FASTRNN_ISA
 }  // namespace

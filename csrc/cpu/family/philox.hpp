@@ -1,11 +1,11 @@
-// Masks from Philox4x32-10 (Salmon et al. 2011): python/fastrnn/reference/philox.py says what
-// decides over an element. Several counters at once, in plain loops that the compiler is to
+// Rows of masks (masks.hpp): several counters at once, in plain loops that the compiler is to
 // vectorise, against what the build says for the files of one instruction set.
 #pragma once
 
 #include <stdint.h>
 
 #include "cpu/sequence.hpp"
+#include "masks.hpp"
 
 #if defined(__clang__)
 #define FASTRNN_VECTORISE
@@ -19,16 +19,11 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-// What a row of units gets where an event of probability p happens, and elsewhere.
+// What a row of units gets by chance.
 template <class T>
 class Events {
  public:
-  Events(uint64_t key, Stream stream, double p, T yes, T no)
-      : key_(key), stream_(static_cast<uint32_t>(stream)), yes_(yes), no_(no) {
-    const uint64_t threshold = static_cast<uint64_t>(__builtin_llrint(p * 4294967296.0));
-    last_ = static_cast<uint32_t>(threshold - 1);
-    if (threshold == 0) last_ = 0, yes_ = no;
-  }
+  explicit Events(const Chance<T>& chance) : chance_(chance) {}
 
   void fill(int64_t t, int64_t b, int64_t units, T* out) const {
     each_piece(t, b, units, [&](int64_t first, int64_t count, const T* values) {
@@ -59,43 +54,27 @@ class Events {
                                                           T* values) const {
     uint32_t c[4][kAtOnce];
     for (int i = 0; i < kAtOnce; ++i) {
-      c[0][i] = block + static_cast<uint32_t>(i), c[1][i] = b, c[2][i] = t, c[3][i] = stream_;
+      c[0][i] = block + static_cast<uint32_t>(i), c[1][i] = b, c[2][i] = t,
+      c[3][i] = chance_.stream;
     }
-    uint32_t k0 = static_cast<uint32_t>(key_), k1 = static_cast<uint32_t>(key_ >> 32);
-    for (int round = 0; round < 10; ++round) {
+    uint32_t k0 = static_cast<uint32_t>(chance_.key), k1 = static_cast<uint32_t>(chance_.key >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
       FASTRNN_VECTOR_LOOP
-      for (int i = 0; i < kAtOnce; ++i) {
-        const uint64_t p0 = uint64_t{0xD2511F53u} * c[0][i], p1 = uint64_t{0xCD9E8D57u} * c[2][i];
-        c[0][i] = static_cast<uint32_t>(p1 >> 32) ^ c[1][i] ^ k0;
-        c[2][i] = static_cast<uint32_t>(p0 >> 32) ^ c[3][i] ^ k1;
-        c[1][i] = static_cast<uint32_t>(p1);
-        c[3][i] = static_cast<uint32_t>(p0);
-      }
-      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+      for (int i = 0; i < kAtOnce; ++i) philox_round(c[0][i], c[1][i], c[2][i], c[3][i], k0, k1);
+      next_philox_key(k0, k1);
     }
-    const uint32_t last = last_;
-    const T yes = yes_, no = no_;
+    const Chance<T> chance = chance_;
     FASTRNN_VECTOR_LOOP
     for (int i = 0; i < kAtOnce; ++i) {
-      values[4 * i] = c[0][i] <= last ? yes : no;
-      values[4 * i + 1] = c[1][i] <= last ? yes : no;
-      values[4 * i + 2] = c[2][i] <= last ? yes : no;
-      values[4 * i + 3] = c[3][i] <= last ? yes : no;
+      values[4 * i] = chance.of(c[0][i]);
+      values[4 * i + 1] = chance.of(c[1][i]);
+      values[4 * i + 2] = chance.of(c[2][i]);
+      values[4 * i + 3] = chance.of(c[3][i]);
     }
   }
 
-  uint64_t key_;
-  uint32_t stream_, last_;  // an event is a word of at most last_
-  T yes_, no_;
+  Chance<T> chance_;
 };
-
-// Inverted dropout.
-template <class T>
-Events<T> kept_units(uint64_t key, Stream stream, double p) {
-  return Events<T>(key, stream, p, T(0), p < 1 ? static_cast<T>(1 / (1 - p)) : T(0));
-}
-
-inline bool has_weight_dropout(const Family& f) { return f.weight_dropout > 0 && f.training; }
 
 // w_hh times what DropConnect keeps of it, in memory of `arena`
 template <class T>
@@ -107,7 +86,7 @@ Tensor kept_weights(const Family& family, const Tensor& w_hh, Arena& arena) {
   kept.data = product;
   kept.stride[0] = columns, kept.stride[1] = 1;
   if (!arena.base) return kept;
-  const auto mask = kept_units<T>(family.seed, Stream::kWeight, family.weight_dropout);
+  const Events<T> mask(fastrnn::kept_weights<T>(family));
   for (int64_t row = 0; row < rows; ++row) {
     T* to = product + row * columns;
     const T* from = static_cast<const T*>(w_hh.data) + row * w_hh.stride[0];

@@ -118,17 +118,10 @@ struct CellRows {
       V gx[G], gh[L], kept[K];
       load_gates(r, j, gx, gh);
       const auto k = r.gates.at(j);
-      if constexpr (Cell::kStates == 2) {
-        const V state = k.clipped(Cell::state(k, gx, gh, V::load(r.c + at), kept));
-        output(k, gx, gh, state, state, kept).store(r.out + at);
-        keep(r, j, kept, k);
-        r.next_c(at, state);
-      } else {
-        const V h = Cell::forward(k, gx, gh, V::load(r.before + at), kept);
-        h.store(r.out + at);
-        keep(r, j, kept, k);
-        if (r.c) r.next_c(at, h);
-      }
+      V state;
+      Units<Cell>::forward(k, gx, gh, V::load(r.before + at), kept, state).store(r.out + at);
+      keep(r, j, kept, k);
+      if (r.c) r.next_c(at, state);
     }
   }
 
@@ -159,22 +152,20 @@ struct CellRows {
       load_kept(r, j, kept);
       const auto k = r.gates.at(j, r.outside, G, r.H);
       const V before = r.previous(j);
-      V d = V::load(r.dh + at);
+      V d = V::load(r.dh + at), dc = V::set(0), state;
       if constexpr (Cell::kStates == 2) {
-        const V raw = Cell::state_again(k, kept, before), state = k.clipped(raw);
-        d = Cell::backward_output(k, kept[Cell::kO], state, d, r.new_c_gradient(at),
-                                  gradients[Cell::kO]);
-        d = k.inside(raw, k.peep_back(Cell::kPeepO, gradients[Cell::kO], d));
-        r.set_c_gradient(at, Cell::backward_state(k, kept, before, d, gradients));
+        dc = r.new_c_gradient(at);
+      } else if (r.dc) {
+        d = d + r.new_c_gradient(at);
+      }
+      const V bypass = Units<Cell>::backward(k, kept, before, d, dc, gradients, state);
+      if (r.dc) {
+        r.set_c_gradient(at, bypass);
+      } else if (Cell::kMixes) {
+        (V::load(r.bypass + at) + bypass).store(r.bypass + at);
+      }
+      if constexpr (Cell::kStates == 2) {
         if (r.c_of_output) state.store(r.c_of_output + at);
-      } else {
-        if (r.dc) d = d + r.new_c_gradient(at);
-        const V bypass = Cell::backward(k, before, kept, d, gradients);
-        if (r.dc) {
-          r.set_c_gradient(at, bypass);
-        } else if (Cell::kMixes) {
-          (V::load(r.bypass + at) + bypass).store(r.bypass + at);
-        }
       }
       store(r, j, gradients);
     }
@@ -229,11 +220,6 @@ struct CellRows {
     for (int d = 0; d < D; ++d) gradients[d].store(r.dgates + (d * r.width + j * kLanes));
   }
 
-  template <class Gates>
-  static V output(const Gates& k, const V* gx, const V* gh, V state, V u, V* kept) {
-    return Cell::output(k, gx[Cell::kO] + gh[Cell::kO], state, u, kept[Cell::kO]);
-  }
-
   // c is normalised over all units, so that the output has to wait for the last of them
   static void forward_normalised(const ForwardRow<V>& r) {
     const NormOfRow<V>& norm = r.norm;
@@ -243,8 +229,8 @@ struct CellRows {
       V gx[G], gh[L], kept[K];
       load_gates(r, j, gx, gh);
       const auto k = r.gates.at(j);
-      const V state = k.clipped(Cell::state(k, gx, gh, V::load(r.c + at), kept)) *
-                      Lanes<V>::load(norm.valid + at);
+      const V state =
+          Units<Cell>::state(k, gx, gh, V::load(r.c + at), kept) * Lanes<V>::load(norm.valid + at);
       state.store(states + at);
       state.store(norm.normed + at);
     }
@@ -258,10 +244,10 @@ struct CellRows {
       V gx[G], gh[L], kept[K];
       load_gates(r, j, gx, gh);
       const auto k = r.gates.at(j);
-      Cell::state(k, gx, gh, V::load(r.c + at), kept);
-      const V normed = norm.scaled(at);
-      const V state = norm.of == NormOfC::kState ? normed : V::load(states + at);
-      output(k, gx, gh, state, normed, kept).store(r.out + at);
+      V state = V::load(states + at);
+      Units<Cell>::output_of_norm(k, norm.of, gx, gh, V::load(r.c + at), norm.scaled(at), kept,
+                                  state)
+          .store(r.out + at);
       keep(r, j, kept, k);
       r.next_c(at, state);
     }
@@ -287,16 +273,16 @@ struct CellRows {
       const int64_t at = j * kLanes;
       V kept[K], gate;
       load_kept(r, j, kept);
-      const V d = Cell::backward_output(r.gates.at(j, r.outside, G, r.H), kept[Cell::kO],
-                                        norm.scaled(at), V::load(r.dh + at), V::set(0), gate);
+      const V d = Units<Cell>::backward_output(r.gates.at(j, r.outside, G, r.H), kept,
+                                               norm.scaled(at), V::load(r.dh + at), gate);
       gate.store(do_row + at);
       (d * lanes(at)).store(d_row + at);
     }
     if (!of_state) through_norm();
     for (int64_t j = 0; j < r.blocks; ++j) {
       const int64_t at = j * kLanes;
-      const V d = V::load(d_row + at) + r.new_c_gradient(at);
-      const V all = r.gates.at(j).peep_back(Cell::kPeepO, V::load(do_row + at), d);
+      const V all = Units<Cell>::backward_c(r.gates.at(j), V::load(do_row + at),
+                                            V::load(d_row + at), r.new_c_gradient(at));
       (all * lanes(at)).store(d_row + at);
     }
     if (of_state) through_norm();
@@ -305,12 +291,11 @@ struct CellRows {
       V kept[K], gradients[D];
       load_kept(r, j, kept);
       const auto k = r.gates.at(j, r.outside, G, r.H);
-      const V before = r.previous(j), raw = Cell::state_again(k, kept, before);
-      const V d = k.inside(raw, V::load(d_row + at));
-      gradients[Cell::kO] = V::load(do_row + at);
-      r.set_c_gradient(at, Cell::backward_state(k, kept, before, d, gradients));
+      V state;
+      r.set_c_gradient(at, Units<Cell>::backward_state(k, kept, r.previous(j), V::load(d_row + at),
+                                                       V::load(do_row + at), gradients, state));
       store(r, j, gradients);
-      if (r.c_of_output) (of_state ? norm.scaled(at) : k.clipped(raw)).store(r.c_of_output + at);
+      if (r.c_of_output) (of_state ? norm.scaled(at) : state).store(r.c_of_output + at);
     }
   }
 };

@@ -95,25 +95,22 @@ void load_state(const Tensor& state, int64_t b, int64_t units, int64_t width, At
 template <class T>
 const T* zoneout_row(const Family& f, int state, int64_t t, int64_t b, int64_t units, int64_t width,
                      T* room) {
-  const double p = f.zoneout[state];
-  if (p == 0) return nullptr;
-  if (f.training) {
-    const Stream stream = state == 0 ? Stream::kZoneoutH : Stream::kZoneoutC;
-    Events<T>(f.seed, stream, p, T(1), T(0)).fill(f.first_step + t, b, units, room);
+  const Zoneout<T> z(f, state);
+  if (!z.on) return nullptr;
+  if (z.training) {
+    Events<T>(z.chance).fill(z.first_step + t, b, units, room);
   } else {
-    fill(room, units, static_cast<T>(p));
+    fill(room, units, z.expectation);
   }
   fill(room + units, width - units, T(0));
   return room;
 }
 
-inline bool has_recurrent_dropout(const Family& f) { return f.recurrent_dropout > 0 && f.training; }
-
 // what it keeps of h of row b, padded to `width`
 template <class T>
 void recurrent_dropout_row(const Family& f, int64_t b, int64_t units, int64_t width, T* kept) {
   fill(kept, width, T(0));
-  kept_units<T>(f.seed, Stream::kRecurrent, f.recurrent_dropout).fill(0, b, units, kept);
+  Events<T>(kept_state<T>(f)).fill(0, b, units, kept);
 }
 
 }  // namespace FASTRNN_ISA

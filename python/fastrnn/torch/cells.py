@@ -97,7 +97,7 @@ class _Cell(Optional, RNNCellBase):
             if s.shape != shape or s.device != input.device:
                 return None
         kinds = dtypes(input, states, weights)
-        if kinds is None or (input.is_cuda and self._options):
+        if kinds is None:
             return None
         computed, returned = kinds
         if input.dtype is not computed or returned is not computed:

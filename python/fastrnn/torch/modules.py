@@ -289,8 +289,6 @@ class _Recurrent(Optional, RNNBase):
         """What `dtypes` says, or None where the core cannot take these."""
         if states is None or x.size(2) != self.input_size or not computable(x, weights[0]):
             return None
-        if x.is_cuda and (self._options or self.proj_size):
-            return None
         if states:
             rows = self.num_layers * (2 if self.bidirectional else 1)
             units = self.proj_size or self.hidden_size, self.hidden_size
