@@ -252,7 +252,10 @@ void check_forward(const char* function, const KernelTable& backend, const Forwa
        {std::pair{"w_ih", &a.w_ih}, std::pair{"w_hh", &a.w_hh}, std::pair{"b_ih", &a.b_ih},
         std::pair{"b_hh", &a.b_hh}, std::pair{step ? "h" : "h0", &a.h0},
         std::pair{step ? "c" : "c0", &a.c0}, std::pair{"mask", &a.mask},
-        std::pair{"reset", &a.reset}}) {
+        std::pair{"reset", &a.reset}, std::pair{"w_hr", &a.family.w_hr},
+        std::pair{"peephole", &a.family.peephole}, std::pair{"gain_ih", &a.family.gain_ih},
+        std::pair{"gain_hh", &a.family.gain_hh}, std::pair{"gain_c", &a.family.gain_c},
+        std::pair{"bias_c", &a.family.bias_c}}) {
     check.device(name, *tensor, a.x);
   }
   if (a.lengths.present) {
@@ -295,7 +298,8 @@ void check_backward(const char* function, const BackwardArgs& a, Layout layout) 
   check.sequence("dc", a.dc, {n.T, n.B, n.H});
   check.dtype("dgates", a.dgates, dtype, " as x is");
   for (const auto& [name, tensor] :
-       {std::pair{"dy", &a.dy}, std::pair{"dh_n", &a.dh_n}, std::pair{"dc_n", &a.dc_n}}) {
+       {std::pair{"dy", &a.dy}, std::pair{"dh_n", &a.dh_n}, std::pair{"dc_n", &a.dc_n},
+        std::pair{"dc", &a.dc}, std::pair{"dgates", &a.dgates}}) {
     check.device(name, *tensor, a.forward.x);
   }
   const int64_t gates = cell_info(a.forward.cell)->gates;

@@ -61,12 +61,7 @@ class Workspace {
 const KernelTable::Kernel& kernel_of(const KernelTable& backend, const ForwardArgs& args,
                                      bool family) {
   const int dtype = static_cast<int>(args.w_ih.dtype);
-  if (!family) return backend.kernels[args.cell].of[dtype];
-  if (!backend.family) {
-    throw ValueError("backend '" + std::string(backend.name) +
-                     "' has the plain layers alone, without the options beside them");
-  }
-  return backend.family[args.cell].of[dtype];
+  return (family ? backend.family : backend.kernels)[args.cell].of[dtype];
 }
 
 const KernelTable::Kernel& derivative_of(const KernelTable& backend, const ForwardArgs& args) {

@@ -30,8 +30,7 @@ struct Chance {
   T yes = 0, no = 0;
 
   Chance() = default;
-  __attribute__((always_inline)) inline Chance(uint64_t with_key, Stream of, double p, T if_yes,
-                                               T if_no)
+  __attribute__((always_inline)) Chance(uint64_t with_key, Stream of, double p, T if_yes, T if_no)
       : key(with_key), stream(static_cast<uint32_t>(of)), yes(if_yes), no(if_no) {
     const uint64_t threshold = static_cast<uint64_t>(__builtin_llrint(p * 4294967296.0));
     last = static_cast<uint32_t>(threshold - 1);
@@ -90,7 +89,7 @@ struct Zoneout {
 
   Zoneout() = default;
   template <class Tensor>
-  __attribute__((always_inline)) inline Zoneout(const FamilyOf<Tensor>& f, int state)
+  __attribute__((always_inline)) Zoneout(const FamilyOf<Tensor>& f, int state)
       : on(f.zoneout[state] != 0),
         training(f.training),
         expectation(static_cast<T>(f.zoneout[state])),

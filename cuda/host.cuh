@@ -144,7 +144,7 @@ void backward_from_host(const BackwardArgs& host) {
   Staging staging;
   stage_inputs(staging, a.forward);
   for (Tensor* argument : {&a.forward.y, &a.forward.c, &a.forward.reserve, &a.forward.family.output,
-                           &a.forward.family.norms, &a.dy, &a.dh_n, &a.dc_n, &a.dgates}) {
+                           &a.forward.family.norms, &a.dy, &a.dh_n, &a.dc_n, &a.dc, &a.dgates}) {
     staging.in(*argument);
   }
   for (Tensor* gradient : {&a.dx, &a.dh0, &a.dc0, &a.step_norms}) staging.out(*gradient);

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_family
 from fake_cuda import STREAM, Array
-from family import EVERY_ONE, alone, combination
+from family import EVERY_ONE, Case, alone, assert_agrees, combination
 from shapes import CELLS, FEATURES, as_states, functions, make_case
+from test_family import (
+    test_step_by_step_gives_the_bits_of_the_whole as step_by_step_gives_the_bits_of_the_whole,
+)
 from tolerances import assert_close
 
 import fastrnn
@@ -137,6 +139,23 @@ def test_an_array_elsewhere_is_refused_by_name(name: str) -> None:
             fastrnn.gru_forward(**case.inputs | {name: Array(case.inputs[name])})
 
 
+@pytest.mark.parametrize("name", ["peephole", "w_hr", "dc", "dgates"])
+def test_an_option_elsewhere_is_refused_by_name(name: str) -> None:
+    feature = {"peephole": "peephole", "w_hr": "projection", "dc": "cell_clip", "dgates": "gates"}[
+        name
+    ]
+    case = alone("lstm", feature, np.float32)
+    inputs, cotangents = on_device(case.inputs), on_device(case.cotangents)
+    elsewhere = Array(np.zeros((5, 4, 7), np.float32), device=1) if name == "dc" else None
+    if name in inputs:
+        inputs[name] = Array(case.inputs[name], device=1)
+    else:
+        cotangents[name] = elsewhere or Array(case.cotangents[name], device=1)
+    message = f"lstm_(for|back)ward: argument '{name}' must be on cuda:0 as x is, got cuda:1"
+    with pytest.raises(TypeError, match=message):
+        replace(case, inputs=inputs, cotangents=cotangents).run(fastrnn)
+
+
 def test_another_backend_is_refused() -> None:
     case = make_case("gru", 3, 2, 4, 5, np.float32)
     message = "argument 'backend' must be cuda for arrays on cuda:0, got scalar"
@@ -158,25 +177,33 @@ def test_a_step_gives_the_bits_of_the_sequence() -> None:
 # -------------------------------------------------------------------------------- the family
 
 
+def check(case: Case) -> None:
+    def of_reference(given: Case) -> dict[str, Any]:
+        return given.results(reference)
+
+    got = case.results(fastrnn, backend="cuda")
+    assert_agrees(got, of_reference(case), of_reference, (case,), "", case.name)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE])
 def test_each_option_matches_the_reference(cell: str, feature: str, dtype: type) -> None:
     for H in (7, 33):
-        test_family.check(alone(cell, feature, dtype, seed=H, H=H), dtype, "cuda")
+        check(alone(cell, feature, dtype, seed=H, H=H))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_combinations_of_options_match_the_reference(dtype: type) -> None:
     for seed in range(60):
-        test_family.check(combination(seed, dtype), dtype, "cuda")
+        check(combination(seed, dtype))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(8))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_combination_of_options_matches_the_reference(dtype: type, part: int) -> None:
-    for seed in range(60 + part, 400, 8):
-        test_family.check(combination(seed, dtype), dtype, "cuda")
+    for seed in range(60 + part, 1000, 8):
+        check(combination(seed, dtype))
 
 
 def test_options_of_a_call_on_the_device_match_those_of_one_on_the_host() -> None:
@@ -194,7 +221,7 @@ def test_each_option_in_float16_matches_the_reference(cell: str, feature: str) -
     float32 = {
         name: group[name].astype(np.float32)
         for group in (case.inputs, case.cotangents)
-        for name in {"c0", "dc_n"} & group.keys()
+        for name in {"c0", "dc", "dc_n"} & group.keys()
     }
     inputs = {name: float32.get(name, value) for name, value in case.inputs.items()}
     cotangents = {name: float32.get(name, value) for name, value in case.cotangents.items()}
@@ -216,7 +243,7 @@ def test_each_option_in_float16_matches_the_reference(cell: str, feature: str) -
 
 @pytest.mark.parametrize(("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE])
 def test_steps_with_an_option_give_the_bits_of_the_sequence(cell: str, feature: str) -> None:
-    test_family.test_step_by_step_gives_the_bits_of_the_whole(cell, feature, "cuda")
+    step_by_step_gives_the_bits_of_the_whole(cell, feature, "cuda")
 
 
 def shown_masks(backend: str, option: str) -> Any:

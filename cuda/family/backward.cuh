@@ -124,6 +124,15 @@ __global__ void step_norm_kernel(FamilyBackwardData<T> p, Rows<T> norms, int64_t
   if (threadIdx.x == 0) *norms.at(p.seq.time(b, s), b) = stored<T>(std::sqrt(squares));
 }
 
+// dc += what comes from outside at this step
+template <class T>
+__global__ void outside_c_kernel(FamilyBackwardData<T> p, Rows<const Compute<T>> outside,
+                                 int64_t s) {
+  const Item at(thread_index(), p.H);
+  if (at.row >= p.seq.B || !p.seq.valid(at.row, s)) return;
+  p.dc[thread_index()] += outside.at(p.seq.time(at.row, s), at.row)[at.unit];
+}
+
 template <class T>
 __global__ void fresh_gradient_kernel(FamilyBackwardData<T> p, int64_t s) {
   const int64_t P = p.seq.H;
@@ -404,6 +413,9 @@ class FamilyBackward {
         const Rows<T> norms = {static_cast<T*>(a_.step_norms.data), a_.step_norms.stride[0],
                                a_.step_norms.stride[1]};
         launch_rows(stream_, step_norm_kernel<T>, seq_.B, p_, norms, s);
+      }
+      if (dc && a_.dc.present) {
+        launch(stream_, outside_c_kernel<T>, units, p_, rows_of<const Value>(a_.dc), s);
       }
       step(s);
       if (seq_.reset) {
