@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +73,19 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_others(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "| a table |" in done.stdout
     assert "failed: check" in done.stdout.splitlines()[-1]
+
+
+def test_it_ends_in_its_time_whatever_hangs(tmp_path: Path) -> None:
+    hanging = {**STANDINS, "compute-sanitizer": "sleep 60"}
+    start = time.monotonic()
+    done = run_slot(hanging, tmp_path, SLOT_SECONDS="8")
+    assert time.monotonic() - start < 20
+    lines = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
+    status = {step["step"]: step["status"] for step in map(json.loads, lines)}
+    assert status["build"] == 0
+    assert status["memcheck"] == status["racecheck"] == status["table"] == 124
+    assert (tmp_path / "out" / "racecheck.log").read_text() == "no time is left\n"
+    assert done.returncode == 1
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,12 @@
 # What one short slot on a GPU can tell, in under ten minutes: bash tools/gpu_slot.sh OUTDIR
 #
 # Needs a GPU, nvcc, CMake and a Python with torch, NumPy and pybind11 (PYTHON names another one); no
-# network. Builds into OUTDIR, so that it leaves the tree as it is. Every step is a process of its
+# network. A machine that lacks Python packages can have them in a folder that is brought along, made
+# where there is a network, for its version of Python (tests run where pytest is among them):
+#   python3 -m pip install --target packages numpy pybind11 pytest pytest-xdist hypothesis
+#   PYTHONPATH=$PWD/packages bash tools/gpu_slot.sh OUTDIR
+# Ends within SLOT_SECONDS (570): a step gets what is left of them at most, and none begins in the
+# last five. Builds into OUTDIR, so that it leaves the tree as it is. Every step is a process of its
 # own under a time limit, for a kernel that hangs cannot be stopped from inside; a step that fails
 # or runs out of time does not keep the next one from running. What is measured is there at once:
 #   steps.jsonl     a line for each step: name, exit status, seconds      NAME.log  what it printed
@@ -33,12 +38,18 @@ mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 site=$out/site
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1
 failed=()
+end=$((SECONDS + ${SLOT_SECONDS:-570}))
 
 # step NAME SECONDS COMMAND...
 step() {
-  local name=$1 limit=$2 start=$SECONDS status; shift 2
-  timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null
-  status=$?
+  local name=$1 limit=$2 start=$SECONDS status left=$((end - SECONDS)); shift 2
+  if ((left < 5)); then
+    status=124
+    echo "no time is left" >"$out/$name.log"
+  else
+    timeout --kill-after=5 "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1 </dev/null
+    status=$?
+  fi
   printf '{"step": "%s", "status": %d, "seconds": %d}\n' "$name" "$status" $((SECONDS - start)) >>"$out/steps.jsonl"
   printf '%-12s status %d, %d s\n' "$name" "$status" $((SECONDS - start))
   ((status == 0)) || failed+=("$name")
@@ -100,7 +111,8 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   if step probe-build 60 nvcc -std=c++20 -O3 -arch=native -o "$out/probe" benchmarks/gpu_probe.cu; then
     step probe 40 "$out/probe" "$out/probe.jsonl"
   fi
-  step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds 180
+  left=$((end - SECONDS - 30))  # a case may take some seconds more, and then comes the table
+  step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds $((left < 180 ? left : 180))
   step table 30 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --table && cp "$out/table.log" "$out/table.md"
   step ptxas 60 nvcc -std=c++20 --expt-relaxed-constexpr -Xptxas=-v -arch="sm_$architecture" -cubin \
     -o "$out/kernels.cubin" -I csrc -I cuda cuda/kernels.cu && cp "$out/ptxas.log" "$out/ptxas.txt"
