@@ -6,6 +6,7 @@
 #include "family/backward.cuh"
 #include "family/forward.cuh"
 #include "forward.cuh"
+#include "graphs.cuh"
 #include "host.cuh"
 
 namespace fastrnn {
@@ -20,9 +21,6 @@ bool supported() {
   return status == cudaSuccess && devices > 0;
 }
 
-const ForwardArgs& forward_of(const ForwardArgs& a) { return a; }
-const ForwardArgs& forward_of(const BackwardArgs& a) { return a.forward; }
-
 // weights are read as they are
 int64_t nothing_to_pack(const ForwardArgs&) { return 0; }
 void pack_nothing(const ForwardArgs&, void*) {}
@@ -36,14 +34,14 @@ template <class Kernel>
 void forward(const ForwardArgs& a, void* memory) {
   if (a.x.device == kHost) return forward_from_host<Kernel>(a);
   const OnDevice guard(a.x.device);
-  Kernel::run(a, memory);
+  run_on_device<Kernel>(a, memory);
 }
 
 template <class Kernel>
 void backward(const BackwardArgs& a, void* memory) {
   if (a.forward.x.device == kHost) return backward_from_host<Kernel>(a);
   const OnDevice guard(a.forward.x.device);
-  Kernel::run(a, memory);
+  run_on_device<Kernel>(a, memory);
 }
 
 void wait(int device, void* stream) {

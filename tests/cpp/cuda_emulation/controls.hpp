@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <vector>
 
 namespace cuda_emulation {
 
@@ -21,5 +23,21 @@ inline int64_t launches = 0;
 inline int64_t waits = 0;                    // calls that may wait for the GPU
 inline int last_error = 0;                   // what cudaGetLastError would return and clear
 inline std::map<char*, size_t> allocations;  // on the device, with their sizes
+
+using Graph = std::vector<std::function<void()>>;
+inline std::map<void*, Graph> captures;  // by stream: what it has been given since
+inline int64_t graphs = 0;               // that there are, executable ones too
+inline int64_t graph_launches = 0;
+inline int64_t streams = 0;  // made and not destroyed
+
+// Does what a stream is given, now or in a graph.
+inline void put(void* into, std::function<void()> work) {
+  const auto capture = captures.find(into);
+  if (capture != captures.end()) {
+    capture->second.push_back(std::move(work));
+  } else {
+    work();
+  }
+}
 
 }  // namespace cuda_emulation

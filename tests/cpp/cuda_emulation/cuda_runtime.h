@@ -1,7 +1,8 @@
 // Stands in for the CUDA runtime's header, so that g++ compiles cuda/ as it is and the whole
 // backend runs on the host: device memory comes from malloc, and a launch runs its threads one
 // after the other in an order that a seed picks. Those of a launch with shared memory or clusters
-// can wait for each other (fibers.hpp).
+// can wait for each other (fibers.hpp). What is put into a stream that is being captured runs when
+// its graph is launched.
 #pragma once
 
 #include <cstddef>
@@ -38,7 +39,8 @@ enum cudaError_t {
   cudaErrorMemoryAllocation,
   cudaErrorInvalidConfiguration,
   cudaErrorNoDevice,
-  cudaErrorInvalidDevice
+  cudaErrorInvalidDevice,
+  cudaErrorStreamCaptureUnsupported
 };
 using cudaStream_t = struct cudaStream*;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
@@ -65,6 +67,11 @@ inline cudaError_t result(cudaError_t status) {
   if (calls_to_failure >= 0 && calls_to_failure-- == 0) status = cudaErrorMemoryAllocation;
   if (status != cudaSuccess) last_error = status;
   return status;
+}
+
+// of what may not happen while any stream is being captured
+inline cudaError_t outside_captures() {
+  return captures.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
 }
 
 inline bool on_device(const void* data, size_t bytes) {
@@ -97,7 +104,8 @@ inline const char* cudaGetErrorString(cudaError_t status) {
                                    "out of memory",
                                    "invalid configuration argument",
                                    "no CUDA-capable device is detected",
-                                   "invalid device ordinal"};
+                                   "invalid device ordinal",
+                                   "operation not permitted when stream is capturing"};
   return kText[status];
 }
 
@@ -119,20 +127,104 @@ inline cudaError_t cudaSetDevice(int device) {
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
   ++cuda_emulation::waits;
+  return cuda_emulation::result(cuda_emulation::outside_captures());
+}
+
+enum { cudaStreamNonBlocking = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+using cudaGraph_t = cuda_emulation::Graph*;
+struct EmulatedExecutable {
+  cuda_emulation::Graph graph;
+};
+using cudaGraphExec_t = EmulatedExecutable*;
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const cudaError_t status = cuda_emulation::result(cudaSuccess);
+  if (status != cudaSuccess) return status;
+  ++cuda_emulation::streams;
+  *stream = reinterpret_cast<cudaStream_t>(new char);
+  return status;
+}
+
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  --cuda_emulation::streams;
+  delete reinterpret_cast<char*>(stream);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const bool captures = cuda_emulation::captures.count(stream) > 0;
+  *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cuda_emulation::result(cudaSuccess);
 }
 
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t) {
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const bool possible = stream != nullptr && cuda_emulation::captures.count(stream) == 0;
+  const cudaError_t status =
+      cuda_emulation::result(possible ? cudaSuccess : cudaErrorStreamCaptureUnsupported);
+  if (status == cudaSuccess) cuda_emulation::captures[stream];
+  return status;
+}
+
+// the capture has ended even if this fails
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const auto capture = cuda_emulation::captures.extract(stream);
+  const cudaError_t status = cuda_emulation::result(capture ? cudaSuccess : cudaErrorInvalidValue);
+  *graph = nullptr;
+  if (status != cudaSuccess) return status;
+  ++cuda_emulation::graphs;
+  *graph = new cuda_emulation::Graph(std::move(capture.mapped()));
+  return status;
+}
+
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                        unsigned long long) {
   const cudaError_t status = cuda_emulation::result(cudaSuccess);
-  const cuda_emulation::DeviceAccess access;
-  if (status == cudaSuccess) std::memcpy(to, from, bytes);
+  if (status != cudaSuccess) return status;
+  ++cuda_emulation::graphs;
+  *executable = new EmulatedExecutable{*graph};
+  return status;
+}
+
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  const cudaError_t status = cuda_emulation::result(cudaSuccess);
+  if (status != cudaSuccess) return status;
+  ++cuda_emulation::graph_launches;
+  cuda_emulation::stream = stream;
+  cuda_emulation::put(stream, [graph = executable->graph] {
+    for (const auto& work : graph) work();
+  });
+  return status;
+}
+
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  --cuda_emulation::graphs;
+  delete graph;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  --cuda_emulation::graphs;
+  delete executable;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t stream) {
+  const cudaError_t status = cuda_emulation::result(cudaSuccess);
+  if (status != cudaSuccess) return status;
+  cuda_emulation::put(stream, [=] {
+    const cuda_emulation::DeviceAccess access;
+    std::memcpy(to, from, bytes);
+  });
   return status;
 }
 
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
   ++cuda_emulation::waits;
-  if (const cudaError_t status = cuda_emulation::result(cudaSuccess)) return status;
+  if (const cudaError_t status = cuda_emulation::result(cuda_emulation::outside_captures()))
+    return status;
   char* memory = static_cast<char*>(std::malloc(bytes));
   std::memset(memory, 0xff, bytes);  // not a number, in float and in double
   ASAN_POISON_MEMORY_REGION(memory, bytes);
@@ -187,18 +279,41 @@ inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*,
 
 namespace cuda_emulation {
 
-template <class Kernel>
-cudaError_t run_fibers(const cudaLaunchConfig_t& config, const Kernel& kernel) {
+inline bool can_run(const cudaLaunchConfig_t& config) {
   const unsigned cluster = config.numAttrs > 0 ? config.attrs[0].val.clusterDim.x : 1;
-  if (config.gridDim.x % cluster != 0 || config.dynamicSmemBytes > kSharedBytes) {
-    return result(cudaErrorInvalidConfiguration);
-  }
-  Scheduler::run({config.gridDim.x, config.blockDim.x, cluster, config.dynamicSmemBytes}, order,
-                 kernel, [](const Fiber& fiber) {
+  const int64_t blocks = config.gridDim.x, size = config.blockDim.x;
+  return blocks > 0 && blocks <= INT32_MAX && size > 0 && size <= 1024 && blocks % cluster == 0 &&
+         config.dynamicSmemBytes <= kSharedBytes;
+}
+
+// Threads that may wait for each other; cluster: 0 without one.
+template <class Kernel>
+void run_fibers(const dim3& grid, const dim3& block, unsigned cluster, size_t shared_bytes,
+                const Kernel& kernel) {
+  const DeviceAccess access;
+  gridDim = grid;
+  blockDim = block;
+  Scheduler::run({grid.x, block.x, cluster > 0 ? cluster : 1, shared_bytes}, order, kernel,
+                 [](const Fiber& fiber) {
                    blockIdx.x = fiber.block->index;
                    threadIdx.x = fiber.thread;
                  });
-  return cudaSuccess;
+}
+
+// One after the other: they cannot wait for each other.
+template <class Kernel>
+void run_threads(const dim3& grid, const dim3& block, const Kernel& kernel) {
+  const int64_t size = block.x, threads = grid.x * size;
+  const DeviceAccess access;
+  gridDim = grid;
+  blockDim = block;
+  int64_t step = order == 0 ? 1 : order * int64_t{7919} % threads + 1;
+  while (std::gcd(step, threads) != 1) ++step;
+  for (int64_t i = 0, at = 0; i < threads; ++i, at = (at + step) % threads) {
+    blockIdx.x = static_cast<unsigned>(at / size);
+    threadIdx.x = static_cast<unsigned>(at % size);
+    kernel();
+  }
 }
 
 }  // namespace cuda_emulation
@@ -206,28 +321,21 @@ cudaError_t run_fibers(const cudaLaunchConfig_t& config, const Kernel& kernel) {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
-  const int64_t blocks = config->gridDim.x, size = config->blockDim.x, threads = blocks * size;
-  const bool possible = blocks > 0 && blocks <= INT32_MAX && size > 0 && size <= 1024;
-  const cudaError_t status =
-      cuda_emulation::result(possible ? cudaSuccess : cudaErrorInvalidConfiguration);
+  const cudaError_t status = cuda_emulation::result(
+      cuda_emulation::can_run(*config) ? cudaSuccess : cudaErrorInvalidConfiguration);
   if (status != cudaSuccess) return status;
   ++cuda_emulation::launches;
   cuda_emulation::stream = config->stream;
   cuda_emulation::device_of_launch = cuda_emulation::device;
-  const cuda_emulation::DeviceAccess access;
-  int64_t step = cuda_emulation::order * int64_t{7919} % threads + 1;
-  if (cuda_emulation::order == 0) step = 1;
-  while (std::gcd(step, threads) != 1) ++step;
-  gridDim = config->gridDim;
-  blockDim = config->blockDim;
-  if (config->dynamicSmemBytes > 0 || config->numAttrs > 0) {
-    return cuda_emulation::run_fibers(*config,
-                                      [&] { kernel(static_cast<Parameters>(arguments)...); });
-  }
-  for (int64_t i = 0, at = 0; i < threads; ++i, at = (at + step) % threads) {
-    blockIdx.x = static_cast<unsigned>(at / size);
-    threadIdx.x = static_cast<unsigned>(at % size);
-    kernel(static_cast<Parameters>(arguments)...);
-  }
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 0;
+  const auto call = [=] { kernel(static_cast<Parameters>(arguments)...); };
+  cuda_emulation::put(config->stream, [grid = config->gridDim, block = config->blockDim, cluster,
+                                       shared_bytes = config->dynamicSmemBytes, call] {
+    if (cluster > 0 || shared_bytes > 0) {
+      cuda_emulation::run_fibers(grid, block, cluster, shared_bytes, call);
+    } else {
+      cuda_emulation::run_threads(grid, block, call);
+    }
+  });
   return cudaSuccess;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <vector>
 
 #include "../harness.hpp"
 #include "../problem.hpp"
@@ -276,6 +277,150 @@ void device_arrays_give_the_bits_of_host_arrays_and_nothing_waits() {
   check_device_arrays<BFloat16>();
 }
 
+// A problem of enough steps for a graph, its arrays on the device, lengths among them.
+struct OnTheDevice {
+  Problem<float> problem;
+  BackwardArgs args;
+  std::vector<Restrided> moved;
+  DeviceMemory lengths, forward_memory, backward_memory;
+  int stream = 0;
+
+  static Setup setup(int cell) {
+    Setup s;
+    s.cell = cell;
+    s.T = 9;
+    s.lengths = s.mask = s.reset = s.reverse = true;
+    return s;
+  }
+
+  explicit OnTheDevice(int cell)
+      : problem(setup(cell)),
+        args(problem.backward_args()),
+        moved(restride(args, true)),
+        lengths(problem.setup.B * int64_t{sizeof(int64_t)}),
+        forward_memory(device_workspace(cuda(), args.forward)),
+        backward_memory(device_workspace(cuda(), args)) {
+    args.forward.stream = &stream;
+    Tensor& on_host = args.forward.lengths;
+    cudaMemcpy(lengths.get(), on_host.data, problem.lengths.size() * sizeof(int64_t),
+               cudaMemcpyHostToDevice);
+    on_host.data = lengths.get();
+    on_host.device = 0;
+  }
+
+  void run() {
+    forward(cuda(), args.forward, forward_memory.get());
+    backward(cuda(), args, backward_memory.get());
+  }
+
+  // results as they are now; then they are spoiled
+  std::vector<std::vector<float>> take() {
+    for (Restrided& view : moved) view.copy_back();
+    std::vector<std::vector<float>> all;
+    for (const auto& result : problem.results()) all.push_back(*result.values);
+    for (const Tensor* t : {&args.forward.y, &args.dx, &args.dw_hh, &args.dw_ih})
+      cudaMemset(static_cast<char*>(t->data), 0xff, sizeof(float));
+    return all;
+  }
+};
+
+void a_call_that_comes_again_is_one_launch_of_a_graph() {
+  for (int cell = 0; cell < cell_count(); ++cell) {
+    OnTheDevice p(cell);
+    p.run();
+    const auto first = p.take();
+    p.run();  // captured now
+    FASTRNN_CHECK(p.take() == first, "other bits from the graph");
+    const int64_t launches = cuda_emulation::launches, waits = cuda_emulation::waits;
+    const int64_t graph_launches = cuda_emulation::graph_launches;
+    p.run();
+    FASTRNN_CHECK(cuda_emulation::launches == launches, "launched kernel by kernel");
+    FASTRNN_CHECK(cuda_emulation::graph_launches == graph_launches + 2, "no graph");
+    FASTRNN_CHECK(cuda_emulation::waits == waits, "waits for the GPU");
+    FASTRNN_CHECK(cuda_emulation::stream == &p.stream, "another stream");
+    FASTRNN_CHECK(p.take() == first, "other bits from the second launch");
+    // what lies in the arrays is read anew
+    cudaMemset(p.args.forward.w_hh.data, 0, sizeof(float));
+    p.run();
+    const bool dead = std::string(cell_info(cell)->name) == "rnn_relu";  // a unit that is always 0
+    FASTRNN_CHECK(dead || p.take() != first, "the graph has values in it");
+  }
+}
+
+void a_graph_is_of_one_call_alone() {
+  OnTheDevice p(2);
+  for (int i = 0; i < 2; ++i) p.run(), p.take();
+  const auto runs_by_itself = [&](const char* what, const auto& change) {
+    const BackwardArgs before = p.args;
+    const int64_t graph_launches = cuda_emulation::graph_launches;
+    change(p.args);
+    p.run();
+    p.args = before;
+    FASTRNN_CHECK(cuda_emulation::graph_launches == graph_launches, what);
+  };
+  runs_by_itself("dy and dx", [](BackwardArgs& a) { a.forward.reverse = false; });
+  runs_by_itself("a stride", [](BackwardArgs& a) { a.forward.h0.stride[0] = 0; });
+  runs_by_itself("fewer results",
+                 [](BackwardArgs& a) { a.forward.x.shape[0] = a.forward.y.shape[0] = 8; });
+  set_float32_precision(Float32Precision::kTf32);
+  runs_by_itself("the precision", [](BackwardArgs&) {});
+  set_float32_precision(Float32Precision::kStrict);
+  const int64_t graph_launches = cuda_emulation::graph_launches;
+  int other_stream = 0;
+  p.args.forward.stream = &other_stream;  // may be another one
+  p.run();
+  FASTRNN_CHECK(cuda_emulation::graph_launches == graph_launches + 2, "not on another stream");
+}
+
+void a_capture_of_the_caller_gets_the_kernels_themselves() {
+  OnTheDevice p(2);
+  p.run();
+  const auto expected = p.take();
+  p.run();
+  p.take();
+  const auto stream = reinterpret_cast<cudaStream_t>(&p.stream);
+  const int64_t graph_launches = cuda_emulation::graph_launches;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  p.run();
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(stream, &graph);
+  FASTRNN_CHECK(cuda_emulation::graph_launches == graph_launches, "a graph in a graph");
+  FASTRNN_CHECK(graph->size() > 2 * 9, "not in the caller's graph");
+  FASTRNN_CHECK(p.take() != expected, "run while it was captured");
+  cudaGraphExec_t executable = nullptr;
+  cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphLaunch(executable, stream);
+  FASTRNN_CHECK(p.take() == expected, "other bits from the caller's graph");
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+}
+
+void a_capture_that_fails_throws_and_leaves_nothing_behind() {
+  OnTheDevice p(4);
+  p.run();
+  const auto expected = p.take();
+  const int64_t graphs = cuda_emulation::graphs;
+  const KernelTable& backend = cuda();
+  int64_t call = 0;
+  for (bool failed = true; failed; ++call) {
+    failed = false;
+    cuda_emulation::calls_to_failure = call;
+    try {
+      forward(backend, p.args.forward, p.forward_memory.get());
+    } catch (const std::runtime_error&) {
+      failed = true;
+    }
+    cuda_emulation::calls_to_failure = -1;
+    FASTRNN_CHECK(cuda_emulation::captures.empty(), "still capturing: " + std::to_string(call));
+    FASTRNN_CHECK(cuda_emulation::streams == 0, "a stream is left: " + std::to_string(call));
+    FASTRNN_CHECK(cuda_emulation::last_error == 0, "sticky error: " + std::to_string(call));
+    FASTRNN_CHECK(cuda_emulation::graphs <= graphs + 1, "a graph is left: " + std::to_string(call));
+  }
+  FASTRNN_CHECK(call > 30, std::to_string(call));
+  p.run();
+  FASTRNN_CHECK(p.take() == expected, "other bits after it");
+}
+
 void a_call_runs_on_the_device_of_its_arrays_and_leaves_the_current_one() {
   cuda_emulation::devices = 3;
   cudaSetDevice(1);
@@ -493,6 +638,13 @@ int main() {
       {"strided views give the bits of packed ones", strided_views_give_the_bits_of_packed_ones},
       {"device arrays give the bits of host arrays, and nothing waits",
        device_arrays_give_the_bits_of_host_arrays_and_nothing_waits},
+      {"a call that comes again is one launch of a graph",
+       a_call_that_comes_again_is_one_launch_of_a_graph},
+      {"a graph is of one call alone", a_graph_is_of_one_call_alone},
+      {"a capture of the caller gets the kernels themselves",
+       a_capture_of_the_caller_gets_the_kernels_themselves},
+      {"a capture that fails throws and leaves nothing behind",
+       a_capture_that_fails_throws_and_leaves_nothing_behind},
       {"a call runs on the device of its arrays and leaves the current one",
        a_call_runs_on_the_device_of_its_arrays_and_leaves_the_current_one},
       {"bits do not depend on batch split or streaming",
