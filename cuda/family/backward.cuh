@@ -7,7 +7,7 @@
 // Then over all steps at once layer norm of gx, and the gradients of everything.
 #pragma once
 
-#include "backward.cuh"
+#include "../backward.cuh"
 #include "family/forward.cuh"
 
 namespace fastrnn {

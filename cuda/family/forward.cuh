@@ -6,8 +6,8 @@
 //   5. the projection, by a product                    6. zoneout of h, y
 #pragma once
 
+#include "../forward.cuh"
 #include "family/norm.cuh"
-#include "forward.cuh"
 
 namespace fastrnn {
 namespace {
