@@ -441,6 +441,20 @@ def test_arrays_that_do_not_fit_are_named(
         fastrnn.convert(params, "torch", "keras", "lstm")
 
 
+@pytest.mark.parametrize("value", [np.ones(2, int), 2.5, "two"])
+def test_a_size_beside_a_flat_array_is_one_integer(value: Any) -> None:
+    sizes = {"input_size": 1, "hidden_size": value, "num_layers": 1, "num_directions": 1}
+    with pytest.raises(ValueError, match="hidden_size must be one integer, got"):
+        fastrnn.convert({"weights": np.zeros(7), **sizes}, "cudnn", "torch", "lstm")
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_files_keep_shapes_and_dtypes(tmp_path: Path, suffix: str) -> None:
+    arrays = {"size": np.array(3), "w": np.ones((2, 3), np.float32).T, "empty": np.zeros((0, 2))}
+    files.save(tmp_path / f"w{suffix}", arrays)
+    assert_same(files.load(tmp_path / f"w{suffix}"), arrays)
+
+
 def test_a_flat_array_of_the_wrong_length_allocates_nothing() -> None:
     sizes = {"input_size": 10**9, "hidden_size": 10**9, "num_layers": 10**9, "num_directions": 2}
     with pytest.raises(ValueError, match="weights must be flat"):

@@ -44,7 +44,7 @@ def save(path: Path, arrays: Mapping[str, Array]) -> None:
     elif path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        save_file({name: np.array(array, order="C") for name, array in arrays.items()}, path)
     else:
         with _h5py().File(path, "w") as file:
             for name, array in arrays.items():

@@ -164,6 +164,13 @@ class OneDnn:
         return written
 
 
+def _number(name: str, value: Any) -> int:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be one integer, got {array.dtype} of shape {array.shape}")
+    return int(array.item())
+
+
 @dataclass(frozen=True)
 class Flat:
     """cuDNN's and jax.experimental.rnn's: all matrices of all pseudo-layers, then all biases.
@@ -178,7 +185,7 @@ class Flat:
         if unknown := [name for name in params if name not in ("weights", *sizes)]:
             raise ValueError(f"{', '.join(unknown)}: unknown")
         flat = np.asarray(params["weights"])
-        inputs, hidden, depth, directions = (int(np.asarray(params[name])) for name in sizes)
+        inputs, hidden, depth, directions = (_number(name, params[name]) for name in sizes)
         if min(inputs, hidden, depth) < 1 or directions not in (1, 2):
             raise ValueError(
                 "input_size, hidden_size and num_layers must be positive, "
