@@ -174,6 +174,20 @@ def test_a_step_gives_the_bits_of_the_sequence() -> None:
         assert np.array_equal(on_host(state[0]), on_host(y)[t])
 
 
+@pytest.mark.parametrize(("T", "B"), [(70, 940), (65_537, 1)])
+def test_more_than_65535_rows_or_steps_match_the_cpu(T: int, B: int) -> None:
+    """Which tests/test_kernels.py compares with the reference there; that takes long."""
+    case = make_case("gru", T, B, 2, 3, np.float64, seed=1, **FEATURES["state"])
+    y, _, saved = fastrnn.gru_forward(**on_device(case.inputs))
+    expected, _, expected_saved = fastrnn.gru_forward(**case.inputs, backend="scalar")
+    assert_close(on_host(y), expected, np.float64, "forward", T, name="y")
+    gradients = fastrnn.gru_backward(saved, **on_device(case.cotangents))
+    expected_gradients = fastrnn.gru_backward(expected_saved, **case.cotangents)
+    for name, value in zip(gradients._fields, expected_gradients, strict=True):
+        got = on_host(getattr(gradients, name))
+        assert_close(got, value, np.float64, "gradient", T, name=name)
+
+
 # -------------------------------------------------------------------------------- the family
 
 

@@ -285,16 +285,16 @@ struct OnTheDevice {
   DeviceMemory lengths, forward_memory, backward_memory;
   int stream = 0;
 
-  static Setup setup(int cell) {
+  static Setup setup(int cell, int64_t H) {
     Setup s;
     s.cell = cell;
-    s.T = 9;
+    s.T = 9, s.H = H;
     s.lengths = s.mask = s.reset = s.reverse = true;
     return s;
   }
 
-  explicit OnTheDevice(int cell)
-      : problem(setup(cell)),
+  explicit OnTheDevice(int cell, int64_t H = 4)
+      : problem(setup(cell, H)),
         args(problem.backward_args()),
         moved(restride(args, true)),
         lengths(problem.setup.B * int64_t{sizeof(int64_t)}),
@@ -588,6 +588,22 @@ void large_products_are_made_by_cublas_where_there_is_one() {
     FASTRNN_CHECK(products_in(compute) > 30, std::to_string(products_in(compute)));
 }
 
+void products_by_cublas_are_part_of_a_graph() {
+  using Defer = void (*)(void*, std::function<void()>);
+  reinterpret_cast<void (*)(Defer)>(dlsym(fake_cublas, "fake_cublas_defer"))(cuda_emulation::put);
+  OnTheDevice p(2, 60);
+  int64_t before = products_in(kCompute32);
+  p.run();
+  FASTRNN_CHECK(products_in(kCompute32) >= before + 9, "too small for cuBLAS");
+  const auto first = p.take();
+  p.run();
+  FASTRNN_CHECK(p.take() == first, "other bits from the graph");
+  before = products_in(kCompute32);
+  p.run();
+  FASTRNN_CHECK(p.take() == first, "other bits from the second launch");
+  FASTRNN_CHECK(products_in(kCompute32) == before, "not in the graph");
+}
+
 void tf32_is_used_for_float32_alone_and_only_when_asked_for() {
   FASTRNN_CHECK(products_in(kComputeTf32) == 0, "unasked");
   set_float32_precision(Float32Precision::kTf32);
@@ -624,6 +640,7 @@ int main() {
         {"inference gives the bits of training", inference_gives_the_bits_of_training},
         {"large products are made by cuBLAS where there is one",
          large_products_are_made_by_cublas_where_there_is_one},
+        {"products by cuBLAS are part of a graph", products_by_cublas_are_part_of_a_graph},
         {"TF32 is used for float32 alone and only when asked for",
          tf32_is_used_for_float32_alone_and_only_when_asked_for},
     };
