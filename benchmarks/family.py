@@ -293,12 +293,13 @@ def main() -> int:
     options = parser.parse_args()
     fastrnn.set_num_threads(1)
     peak = measure(1).peak["float32"]
-    print(f"peak of this core: {peak / 1e9:.0f} GFLOP/s, {fastrnn.backends()[0]}")
+    print(f"peak of this core's vectors: {peak / 1e9:.0f} GFLOP/s")
     differs = False
     for cell in options.cells:
         for case in choose(options.cases):
-            print(f"{cell} {case.name}: option  ms  cost  work  loop ms  loop  limit")
             plain = arguments(cell, case, "plain")
+            backend = getattr(fastrnn, f"{cell}_forward")(**plain)[2].backend
+            print(f"{cell} {case.name} {backend}: option  ms  cost  work  loop ms  loop  limit")
             for option in options.options or OPTIONS[cell]:
                 call = arguments(cell, case, option)
                 units = call["w_hh"].shape[1]

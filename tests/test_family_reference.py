@@ -311,6 +311,9 @@ WRONG = {
     "zoneout of no c": ("rnn", {"zoneout": (0.1, 0.1)}, "there is no c"),
     "clip": ("lstm", {"clip": 0.0}, "'clip' must be above 0"),
     "activations": ("lstm", {"activations": ["tanh"]}, "'activations' must be a sequence of 5"),
+    "numbers of an activation": ("rnn", {"activations": [("elu", 1, 2, 3)]}, "one or two numbers"),
+    "no activation": ("rnn", {"activations": [3]}, "must hold names of sigmoid, tanh"),
+    "no activations": ("rnn", {"activations": 3}, "'activations' must be a sequence of 1"),
     "unknown activation": ("rnn", {"activations": ["gelu"]}, "must hold names of sigmoid, tanh"),
     "variant": (
         "rnn",

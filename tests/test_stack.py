@@ -288,3 +288,70 @@ def test_wrong_options_are_refused_when_the_layer_is_made(what: str) -> None:
     kind, options, error, message = WRONG[what]
     with pytest.raises(error, match=f"{kind.__name__}: .*{message}"):
         kind(I, 5, **options)
+
+
+@pytest.mark.parametrize("options", [{"coupled": True}, {"bias": False}], ids=str)
+def test_forget_bias_without_a_forget_gate_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="'forget_bias' must be left out"):
+        fastrnn.LSTM(3, 4, forget_bias=1.0, **options)
+
+
+@pytest.mark.parametrize("kind", [fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN])
+def test_gradients_of_a_plain_layer_are_clipped_as_those_of_the_function(kind: Any) -> None:
+    layer = kind(I, 5, seed=0, dtype=np.float64)
+    x, dy = np.random.default_rng(1).standard_normal((2, T, B, I))
+    dy = np.concatenate([dy, dy[..., :1]], -1)
+    cell = kind.__name__.lower()
+    weights = [layer.parameters[f"{name}_l0"] for name in ("weight_ih", "weight_hh")]
+    biases = [layer.parameters[f"{name}_l0"] for name in ("bias_ih", "bias_hh")]
+    saved = getattr(fastrnn, f"{cell}_forward")(x, *weights, *biases)[2]
+    expected = getattr(fastrnn, f"{cell}_backward")(saved, dy, grad_clip=0.05)
+    layer.forward(x, training=True)
+    g = layer.backward(dy, grad_clip=0.05)
+    assert np.array_equal(g.dx, expected.dx)
+    assert np.array_equal(g.parameters["weight_hh_l0"], expected.dw_hh)
+    layer.forward(x, training=True)
+    with pytest.raises(ValueError, match="'grad_clip' must be above 0"):
+        layer.backward(dy, grad_clip=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, {"dy": (T, B, 4)}, r"'dy' must be of shape \(6, 3, 5\), got shape \(6, 3, 4\)"),
+        ({}, {"dlayers": [(T, B, 4), None]}, r"'dlayers\[0\]' must be of shape \(6, 3, 5\)"),
+        ({"bidirectional": True}, {"dy": (T, B, 5)}, r"'dy' must be of shape \(6, 3, 10\)"),
+        (
+            {"bidirectional": True, "merge": None},
+            {"dy": (T, B, 10)},
+            r"'dy' must be a pair of arrays of shape \(6, 3, 5\), got shape \(6, 3, 10\)",
+        ),
+    ],
+)
+def test_gradients_of_the_wrong_shape_are_named(
+    options: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    layer = fastrnn.GRU(I, 5, 2, seed=0, **options)
+    layer.forward(np.zeros((T, B, I), np.float32), training=True, return_layers=True)
+    arrays = {
+        name: [None if s is None else np.zeros(s, np.float32) for s in shapes]
+        if isinstance(shapes, list)
+        else np.zeros(shapes, np.float32)
+        for name, shapes in {"dy": None, **given}.items()
+        if shapes is not None
+    }
+    with pytest.raises(ValueError, match=message):
+        layer.backward(**{"dy": None, **arrays})
+
+
+@pytest.mark.parametrize("merge", ["concat", None])
+def test_gradients_of_the_last_level_add_up(merge: Any) -> None:
+    layer = fastrnn.RNN(I, 5, 2, seed=0, bidirectional=True, merge=merge, dtype=np.float64)
+    x, *given = np.random.default_rng(2).standard_normal((3, T, B, 10))
+    d, other = (tuple(np.split(g, 2, -1)) if merge is None else g for g in given)
+    both = tuple(a + b for a, b in zip(d, other, strict=True)) if merge is None else d + other
+    results = []
+    for dy, dlayers in ((d, [None, other]), (both, [None, None])):
+        layer.forward(x[..., :I], training=True, return_layers=True)
+        results.append(layer.backward(dy, dlayers=dlayers).dx)
+    assert np.array_equal(*results)

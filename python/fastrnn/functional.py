@@ -517,6 +517,8 @@ def _options(
 
 def checked_clip(function: str, grad_clip: float | None) -> float:
     """The core's: 0 for none."""
+    if grad_clip is not None and not hasattr(grad_clip, "__float__"):
+        raise TypeError(f"{function}: argument 'grad_clip' must be a number, got {grad_clip!r}")
     if grad_clip is not None and not grad_clip > 0.0:
         raise ValueError(f"{function}: argument 'grad_clip' must be above 0, got {grad_clip}")
     return 0.0 if grad_clip is None else float(grad_clip)

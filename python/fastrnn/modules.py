@@ -22,6 +22,7 @@ from safetensors.numpy import save as safetensors_bytes
 from . import _core, stack
 from .atomic import write_atomically
 from .dropout import dropout_mask
+from .functional import checked_clip
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -453,20 +454,18 @@ class Recurrent(Generic[State]):
         dy (shaped as y) and dstate (shaped as the state) are the loss's gradients with respect to
         what forward returned; None is zero. The weights are those of that forward, even if they
         were changed since. dlayers, after a forward with return_layers: gradients of the levels'
-        outputs, of which the last is added to dy. grad_clip: as in fastrnn.functional, after a
-        forward of a layer with options or with return_layers or save.
+        outputs, of which the last is added to dy. grad_clip: as in fastrnn.functional.
 
         Raises RuntimeError without such a forward, ValueError and TypeError for a wrong shape or
         dtype.
         """
         if self._call is None:
             raise RuntimeError(f"{self._name}.backward: no forward(training=True) came before")
+        clip = checked_clip(f"{self._name}.backward", grad_clip)
         if isinstance(self._call, stack.Call):
-            return self._general_backward(dy, dstate, dlayers, grad_clip)
-        if dlayers is not None or grad_clip is not None:
-            raise ValueError(
-                f"{self._name}.backward: dlayers and grad_clip need a forward with return_layers"
-            )
+            return self._general_backward(dy, dstate, dlayers, clip)
+        if dlayers is not None:
+            raise ValueError(f"{self._name}.backward: dlayers need a forward with return_layers")
         saved, masks, y_shape, batch = self._call
         if dy is not None:
             dy = np.asarray(dy)
@@ -491,13 +490,15 @@ class Recurrent(Generic[State]):
                     dy_here = np.split(dy, 2, axis=-1)[direction]
                 if final:
                     dh_n, dc_n = (*(part[row] for part in final), None)[:2]
-                part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0 = _core.backward(
+                part, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0, *_ = _core.backward(
                     name,
                     self._cell.core_names,
                     saved.pop(),  # its memory is free as soon as its gradients are known
                     dy_here,
                     dh_n,
                     dc_n,
+                    None,
+                    clip,
                 )
                 if self.bias:
                     dweights += db_hh, db_ih
@@ -536,7 +537,7 @@ class Recurrent(Generic[State]):
         dy: Array | None,
         dstate: State | None,
         dlayers: Sequence[Array | None] | None,
-        grad_clip: float | None,
+        clip: float,
     ) -> Gradients:
         call = self._call
         assert isinstance(call, stack.Call)
@@ -548,10 +549,13 @@ class Recurrent(Generic[State]):
             raise ValueError(
                 f"{self._name}.backward: dlayers must hold {self.num_layers}, got {len(levels)}"
             )
-        if dy is not None:
-            levels[-1] = dy if levels[-1] is None else levels[-1] + dy
+        named = [("dy", -1, dy), *((f"dlayers[{n}]", n, d) for n, d in enumerate(levels))]
+        for argument, level, d in named:
+            is_last = level in (-1, self.num_layers - 1)
+            how, outputs = self._options["merge"], call.outputs[level]
+            stack.check_of_output(f"{self._name}.backward", argument, d, outputs, how, is_last)
+        levels[-1] = stack.sum_of(levels[-1], dy)
         self._call = None
-        clip = 0.0 if grad_clip is None else float(grad_clip)
         dx, first, gradients = stack.backward(self, call, levels, final, clip)
         parameters = {name: gradients[name] for name in self._parameters}
         return Gradients(dx, self._of_rows(first), parameters)

@@ -99,6 +99,9 @@ def checked(name: str, given: LayerOptions) -> dict[str, Any]:
         raise TypeError(f"{name}: proj_size must be an int, got {proj_size!r}")
     if proj_size < 0:
         raise ValueError(f"{name}: proj_size must be at least 0, got {proj_size}")
+    forget_bias = options["forget_bias"]
+    if forget_bias is not None and not isinstance(forget_bias, (int, float, np.number)):
+        raise TypeError(f"{name}: forget_bias must be a number, got {forget_bias!r}")
     if isinstance(options["zoneout"], list):  # as JSON has a pair
         options["zoneout"] = tuple(options["zoneout"])
     return options
@@ -184,7 +187,7 @@ class Kind:
             glorot = math.sqrt(6.0 / sum(shape))
             value = value * glorot / bound if len(shape) == 2 else np.zeros(shape)
         forget_bias = self.options["forget_bias"]
-        if self.family == "lstm" and not self.options["coupled"] and forget_bias is not None:
+        if forget_bias is not None:
             if kind == "bias_ih":
                 value[H : 2 * H] = forget_bias
             elif kind == "bias_hh":
@@ -216,8 +219,12 @@ class Kind:
         """
         if self.options["peephole"] and self.family != "lstm":
             raise ValueError(f"{name}: argument 'peephole' must be left out: it has none")
-        if self.options["forget_bias"] is not None and self.family != "lstm":
-            raise ValueError(f"{name}: argument 'forget_bias' must be left out: it has none")
+        if self.options["forget_bias"] is not None and (
+            self.family != "lstm" or self.options["coupled"] or not self.bias
+        ):
+            raise ValueError(
+                f"{name}: argument 'forget_bias' must be left out: it has no bias of a forget gate"
+            )
         row = dict(self._shapes_of_row(self.gates, 1, 1, 1))
         stand_ins = {n: np.zeros(shape, dtype) for n, shape in row.items()}
         return self.settings_of(name, stand_ins, 0, True)
@@ -356,6 +363,15 @@ def merge(outputs: list[Array], how: str | None, is_last: bool) -> Any:
     return a + b if how == "sum" else (a + b) / 2
 
 
+def sum_of(a: Any, b: Any) -> Any:
+    """Of two gradients of the same output; None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, np.ndarray):
+        return a + b
+    return tuple(one + other for one, other in zip(a, b, strict=True))
+
+
 def unmerge(d: Any, outputs: list[Array], how: str | None, is_last: bool) -> Any:
     """Backward of `merge`: one gradient a direction; None for None."""
     if d is None or len(outputs) == 1:
@@ -367,6 +383,24 @@ def unmerge(d: Any, outputs: list[Array], how: str | None, is_last: bool) -> Any
     if how == "mul":
         return d * outputs[1], d * outputs[0]
     return (d, d) if how == "sum" else (d / 2, d / 2)
+
+
+def check_of_output(
+    function: str, argument: str, d: Any, outputs: list[Array], how: str | None, is_last: bool
+) -> None:
+    """ValueError if d does not fit what `merge` made of the outputs."""
+    if d is None:
+        return
+    *steps, units = outputs[0].shape
+    pair = len(outputs) == 2 and how is None and is_last
+    wide = len(outputs) == 2 and how in ("concat", None) and not pair
+    shape = (*steps, 2 * units if wide else units)
+    wanted = f"a pair of arrays of shape {shape}" if pair else f"of shape {shape}"
+    parts = d if pair and isinstance(d, (list, tuple)) else [d]
+    shapes = [getattr(part, "shape", None) for part in parts]
+    if shapes != [shape] * (2 if pair else 1):
+        came = ", ".join(f"shape {s}" if s is not None else "no array" for s in shapes)
+        raise ValueError(f"{function}: argument {argument!r} must be {wanted}, got {came}")
 
 
 def suffix(level: int, direction: int) -> str:

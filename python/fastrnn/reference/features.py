@@ -163,14 +163,14 @@ def settings(function: str, cell: str, given: Features, activations: int | None 
             fail("layer_norm", "a fastrnn.LayerNorm", TypeError)
         if norm.variant not in ("output", "state"):
             fail("layer_norm", "of variant 'output' or 'state'")
-        if not norm.eps > 0.0:
-            fail("layer_norm", "with eps > 0")
+        if not isinstance(norm.eps, (int, float)) or not norm.eps > 0.0:
+            fail("layer_norm", "with a number eps > 0")
         if is_lstm == (norm.gain_c is None) or is_lstm == (norm.bias_c is None):
             fail("layer_norm", "with gain_c and bias_c for the LSTM, and for it alone")
     if "activations" in values:
         count = activations or {"rnn": 1, "lstm": 4 if coupled else 5}.get(cell, 3)
         chosen = values["activations"]
-        if isinstance(chosen, str) or len(chosen) != count:
+        if not isinstance(chosen, (list, tuple)) or len(chosen) != count:
             fail("activations", f"a sequence of {count}")
         values["activations"] = tuple(_activation(function, a) for a in chosen)
     for name in ("coupled", "training", "return_gates"):
@@ -190,12 +190,17 @@ def _probability(function: str, name: str, p: Any) -> float:
 
 
 def _activation(function: str, given: ActivationSpec) -> Activation:
-    name, *numbers = (given,) if isinstance(given, str) else given
+    name, *numbers = given if isinstance(given, (list, tuple)) and given else (given,)
     key = str(name).lower().replace("_", "")
     if key not in FUNCTIONS:
         raise ValueError(
             f"{function}: argument 'activations' must hold names of {', '.join(FUNCTIONS)}; "
             f"got {name!r}"
+        )
+    if len(numbers) > 2 or not all(isinstance(n, (int, float)) for n in numbers):
+        raise ValueError(
+            f"{function}: argument 'activations' must hold a name, or a name and one or two "
+            f"numbers, got {given!r}"
         )
     default = FUNCTIONS[key]
     alpha, beta = (*map(float, numbers), *(default.alpha, default.beta)[len(numbers) :])
