@@ -17,6 +17,7 @@ import numpy as np
 import ptxas
 import pytest
 from commands import ROOT, attempt, run
+from family import EVERY_ONE, Case, alone, assert_agrees
 from shapes import CELLS, DTYPES, FEATURES, as_states, functions, make_case
 from tolerances import assert_close, assert_gradients_close
 
@@ -155,6 +156,19 @@ def test_gpu_matches_reference(cell: str, dtype: type, feature: str) -> None:
         ref_backward(ref_saved, **case.cotangents),
     )
     assert_gradients_close(gradients, expected_gradients, dtype, 11)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE])
+def test_gpu_matches_reference_with_each_option(cell: str, feature: str, dtype: type) -> None:
+    def of_reference(given: Case) -> dict[str, Any]:
+        return given.results(reference)
+
+    for H in (7, 300):
+        case = alone(cell, feature, dtype, seed=H, H=H)
+        got = case.results(fastrnn, backend="cuda")
+        assert_agrees(got, of_reference(case), of_reference, (case,), "", case.name)
 
 
 @pytest.mark.gpu
