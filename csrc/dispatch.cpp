@@ -12,6 +12,7 @@ namespace fastrnn {
 
 const KernelTable* kernel_table_cuda();
 const KernelTable* kernel_table_amx();
+const KernelTable* kernel_table_fixed();
 const KernelTable* kernel_table_avx512();
 const KernelTable* kernel_table_avx2();
 const KernelTable* kernel_table_neon();
@@ -25,6 +26,9 @@ const KernelTable* (*const kBackends[])() = {
 #endif
 #if FASTRNN_HAVE_AVX512
     kernel_table_avx512,
+#endif
+#if FASTRNN_HAVE_FIXED
+    kernel_table_fixed,  // never the best one here: only who asks for it gets it
 #endif
 #if FASTRNN_HAVE_AVX2
     kernel_table_avx2,

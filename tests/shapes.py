@@ -20,7 +20,7 @@ import numpy.typing as npt
 import fastrnn
 
 # Backends with kernels of their own for whatever is not the plain layers' BPTT in float32.
-OWN_KERNELS = [name for name in fastrnn.backends() if name not in ("amx", "cuda")]
+OWN_KERNELS = [name for name in fastrnn.backends() if name not in ("amx", "fixed", "cuda")]
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
 CELLS = tuple(GATES)

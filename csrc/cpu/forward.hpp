@@ -27,7 +27,7 @@ int64_t forward_chunk(const Sequence& seq, int64_t width, int ranges) {
   return larger(1, smaller(seq.T, rows / larger(1, seq.B / ranges)));
 }
 
-template <template <class> class C, class T>
+template <template <class> class C, class T, class Product = PlainProduct<T>>
 class Forward {
  public:
   using V = Vec<T>;
@@ -39,6 +39,8 @@ class Forward {
   static constexpr int L =
       G - E;  // gates of the late phase: all of them but for a cell with two products
   static constexpr int kLanes = V::kLanes;
+  using Rows = typename Product::Rows;
+  using Matrix = typename Product::Matrix;
 
   static int64_t packed_size(const ForwardArgs& a) {
     Arena arena{nullptr};
@@ -75,33 +77,27 @@ class Forward {
   }
 
  private:
-  // [blocks, K, gates, V] for the matrices, [blocks, gates, V] for the biases; the gates of a phase
-  // lie together
+  // the weights by Product, the biases [blocks, gates, V]; the gates of a phase lie together
   struct Packed {
-    int64_t I, H;
-    T *w_ih = nullptr, *w_early = nullptr, *w_late = nullptr;  // null: taken as they are
+    int64_t H;
+    Matrix w_ih, w_early, w_late;
     T *b_ih, *b_early, *b_late;
 
-    Packed(const ForwardArgs& a, Arena& arena, bool matrices = true)
-        : I(a.w_ih.shape[1]), H(a.w_hh.shape[1]) {
-      const int64_t units = padded<T>(H);
-      if (matrices) {
-        w_ih = arena.take<T>(units * G * I);
-        w_early = arena.take<T>(units * E * H);
-        w_late = arena.take<T>(units * L * H);
-      }
-      b_ih = arena.take<T>(units * G);
-      b_early = arena.take<T>(units * E);
-      b_late = arena.take<T>(units * L);
-    }
+    // without `packs`, a product may take the weights as they are
+    Packed(const ForwardArgs& a, Arena& arena, bool packs = true)
+        : H(a.w_hh.shape[1]),
+          w_ih(arena, a.w_ih, H, 0, G, packs),
+          w_early(arena, a.w_hh, H, 0, E, packs),
+          w_late(arena, a.w_hh, H, E, L, packs),
+          b_ih(arena.take<T>(padded<T>(H) * G)),
+          b_early(arena.take<T>(padded<T>(H) * E)),
+          b_late(arena.take<T>(padded<T>(H) * L)) {}
 
     void fill(const ForwardArgs& a) const {
       for_packed_blocks(a.threads, blocks_of<T>(H), [&](int64_t first, int64_t last) {
-        if (w_ih) {
-          pack_gates(a.w_ih, first, last, H, I, 0, G, w_ih);
-          pack_gates(a.w_hh, first, last, H, H, 0, E, w_early);
-          pack_gates(a.w_hh, first, last, H, H, E, L, w_late);
-        }
+        w_ih.fill(first, last);
+        w_early.fill(first, last);
+        w_late.fill(first, last);
         pack_gates(a.b_ih, first, last, H, 1, 0, G, b_ih);
         pack_gates(a.b_hh, first, last, H, 1, 0, E, b_early);
         pack_gates(a.b_hh, first, last, H, 1, E, L, b_late);
@@ -124,12 +120,13 @@ class Forward {
         width_(padded<T>(seq_.H)),
         parts_(hidden_parts(a.threads, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
         ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(forward_chunk<T>(seq_, G * width_, ranges_)) {
+        chunk_(forward_chunk<T>(seq_, G * width_, ranges_)),
+        x_rows_(arena, seq_.B * chunk_, seq_.I, ranges_),
+        h_rows_(arena, parts_ * seq_.B, seq_.H, parts_ * ranges_) {
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
-    sums_ = arena.take<T>(parts_ * seq_.B * kSums);
+    sums_ = arena.take<T>(parts_ * seq_.B * Product::kSums);
     outputs_ = arena.take<Outputs>(parts_ * seq_.B);
-    x_rows_ = arena.take<const T*>(seq_.B * chunk_);
     gx_ = arena.take<T>(seq_.B * chunk_ * G * width_);
     h_ = arena.take<T>(seq_.B * width_);
     h_next_ = arena.take<T>(seq_.B * width_);
@@ -139,6 +136,7 @@ class Forward {
 
   // Rows [first, last), through the whole sequence; every member of the team comes here.
   void run_rows(int64_t first, int64_t last, Team team) {
+    [[maybe_unused]] const typename Product::Unit unit;
     T* h = h_ + first * width_;
     T* h_next = h_next_ + first * width_;
     T* c = S == 2 ? c_ + first * width_ : nullptr;
@@ -178,33 +176,27 @@ class Forward {
 
   // gx of steps [start, end), active rows one after the other
   T* input_product(int64_t first, int64_t last, int64_t start, int64_t end, Team& team) {
-    const T** x = x_rows_ + first * chunk_;
+    const Rows x = x_rows_.from(first * chunk_, seq_.range_of(first_, first));
     T* gx = gx_ + first * chunk_ * G * width_;
     int64_t count = 0;
     for (int64_t s = start; s < end; ++s) count += seq_.active(first, last, s);
     team.once([&] {
-      const T** next = x;
+      int64_t next = 0;
       for (int64_t s = start; s < end; ++s) {
         const int64_t rows = seq_.active(first, last, s);
-        for (int64_t r = first; r < first + rows; ++r) {
-          *next++ = row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]);
-        }
+        for (int64_t r = first; r < first + rows; ++r)
+          x.set(next++, row_of<T>(a_.x, seq_.time(r, s), seq_.batch[r]));
       }
     });
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<G>, team, part);
-      product<G>([&](int64_t r) { return x[r]; }, count, range, seq_.I,
-                 weights(w_.w_ih, a_.w_ih, 0), {w_.b_ih, 0}, blocks_, gx);
+      const auto place = [&](const Tile& tile) {
+        return Out<T>{gx + (tile.row * blocks_ + tile.block) * G * kLanes, G * width_};
+      };
+      Product::template each_tile<G>(x, count, w_.w_ih, w_.b_ih, range, place,
+                                     [](const Tile&, const T*) {});
     });
     return gx;
-  }
-
-  // those of the gates from `gate` on
-  Weights<T> weights(const T* packed, const Tensor& w, int gate) const {
-    const int64_t gate_stride = seq_.H * w.stride[0];
-    return {packed,      static_cast<const T*>(w.data) + gate * gate_stride,
-            w.stride[0], w.stride[1],
-            gate_stride, seq_.H};
   }
 
   void step(int64_t first, int64_t rows, int64_t s, T* gx, const T* h, T* h_next, T* c,
@@ -213,14 +205,10 @@ class Forward {
     const T* operand = E > 0 ? operand_ + first * width_ : h;
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<L>, team, part);
-      T* sums = sums_ + (part * seq_.B + first) * kSums;
       Outputs* outputs = outputs_ + part * seq_.B + first;
       for (int64_t r = 0; r < rows; ++r) outputs[r] = outputs_of(first + r, s);
-      for_each_tile<L>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
-        const T* gh =
-            recurrent_product<L>(operand, tile, weights(w_.w_late, a_.w_hh, E), w_.b_late, sums);
-        if (!tile.last_piece) return;
-        Block blocks[kAccumulators / L];
+      const auto finish_tile = [&](const Tile& tile, const T* gh) {
+        Block blocks[Product::template kTileBlocks<L>];
         int n = 0;
         for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
           for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += L * kLanes) {
@@ -238,7 +226,8 @@ class Forward {
         for (; n >= 3 && n != 4; n -= 3, block += 3) finish<3>(block);
         for (; n >= 2; n -= 2, block += 2) finish<2>(block);
         if (n == 1) finish<1>(block);
-      });
+      };
+      recurrent_product<L>(operand, first, rows, w_.w_late, w_.b_late, range, part, finish_tile);
     });
   }
 
@@ -308,10 +297,7 @@ class Forward {
     constexpr int N = larger_of_one(E);
     team.each_part([&](int64_t part) {
       const BlockRange range(blocks_, kGrain<N>, team, part);
-      for_each_tile<N>(rows, range.first, range.last, seq_.H, [&](const Tile& tile) {
-        const T* gh = recurrent_product<N>(h, tile, weights(w_.w_early, a_.w_hh, 0), w_.b_early,
-                                           sums_ + (part * seq_.B + first) * kSums);
-        if (!tile.last_piece) return;
+      const auto finish_tile = [&](const Tile& tile, const T* gh) {
         for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
           for (int64_t j = tile.block; j < tile.block + tile.blocks; ++j, gh += E * kLanes) {
             V x_gates[N], h_gates[N], early[N], operand;
@@ -326,28 +312,27 @@ class Forward {
             operand.store(operand_ + (first + r) * width_ + j * kLanes);
           }
         }
-      });
+      };
+      recurrent_product<N>(h, first, rows, w_.w_early, w_.b_early, range, part, finish_tile);
     });
   }
 
   static constexpr int larger_of_one(int n) { return n > 1 ? n : 1; }
-  static constexpr int64_t kSums = kAccumulators * kLanes;  // of one row, at most
 
-  // The tile's gh, at `sums` + its row: all its rows' sums are kept from one piece to the next.
-  template <int N>
-  const T* recurrent_product(const T* panel, const Tile& tile, const Weights<T>& w, const T* b,
-                             T* sums) const {
-    Left<T> left;
-    left.stride = 1;
-    for (int m = 0; m < tile.rows; ++m) left.rows[m] = panel + (tile.row + m) * width_ + tile.k;
-    Right<T> right{};
-    right.out_stride = tile.blocks * N * kLanes;
-    const bool whole = tile.first_piece && tile.last_piece;  // then one place does, and stays in L1
-    right.out = sums + (whole ? 0 : tile.row * right.out_stride);
-    right.init = tile.first_piece ? b + tile.block * N * kLanes : right.out;
-    right.init_stride = tile.first_piece ? 0 : right.out_stride;
-    multiply_weights<T, N>(tile, left, right, w, seq_.H);
-    return right.out;
+  // body(tile, gh) for every tile of rows [0, rows) of the panel; all rows' sums are kept from one
+  // piece of the terms to the next, those of a tile with one piece at one place, which stays in L1.
+  template <int N, class Body>
+  void recurrent_product(const T* panel, int64_t first, int64_t rows, const Matrix& w, const T* b,
+                         const BlockRange& range, int64_t part, const Body& body) const {
+    const int64_t at = part * seq_.B + first;
+    const Rows left = h_rows_.from(at, part + seq_.range_of(first_, first));
+    for (int64_t r = 0; r < rows; ++r) left.set(r, panel + r * width_);
+    T* sums = sums_ + at * Product::kSums;
+    const auto place = [&](const Tile& tile) {
+      const int64_t stride = tile.blocks * N * kLanes;
+      return Out<T>{sums + (tile.first_piece && tile.last_piece ? 0 : tile.row * stride), stride};
+    };
+    Product::template each_tile<N>(left, rows, w, b, range, place, body);
   }
 
   void reset_rows(int64_t first, int64_t rows, int64_t s, T* h, T* c) const {
@@ -370,9 +355,9 @@ class Forward {
   int64_t parts_;  // of the hidden units; ranges of the batch
   int ranges_;
   int64_t chunk_;
+  Rows x_rows_, h_rows_;  // of a chunk; of a step, for each part
   int64_t* counters_;
   int64_t* first_;
-  const T** x_rows_;
   Outputs* outputs_;
   T *sums_, *gx_, *h_, *h_next_, *c_, *operand_;
 };

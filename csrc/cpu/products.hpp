@@ -154,6 +154,86 @@ void weight_product(int threads, const Columns<T>& left, const GateRange& gates,
   });
 }
 
+// Where the sums of a tile go.
+template <class T>
+struct Out {
+  T* at;
+  int64_t row_stride;
+};
+
+// The products of a plain layer with its weights, of a tile at a time, by multiply(), in the dtype
+// itself. FixedProduct (fixed.hpp) has the same members and other arithmetic.
+//
+//   out[row][block][N][V] = bias[block][N][V] + sum over k of rows[row][k] * w[block][N][k][V]
+template <class T>
+struct PlainProduct {
+  static constexpr int kLanes = Vec<T>::kLanes;
+
+  struct Unit {};  // what a thread holds while it multiplies
+
+  // Blocks times rows of a tile of N gates, at most; and the sums of one row, at most.
+  template <int N>
+  static constexpr int kTileBlocks = kAccumulators / N;
+  static constexpr int64_t kSums = kAccumulators * kLanes;
+
+  struct Rows {
+    const T** row;
+
+    Rows(Arena& arena, int64_t rows, int64_t, int64_t) : row(arena.take<const T*>(rows)) {}
+    explicit Rows(const T** first) : row(first) {}
+    Rows from(int64_t first, int64_t) const { return Rows(row + first); }
+    void set(int64_t r, const T* values) const { row[r] = values; }
+  };
+
+  // `gates` gates of w with `units` units each, from gate `first_gate` on: [blocks, terms, gates,
+  // V]
+  struct Matrix {
+    const Tensor& w;
+    int64_t units, terms;
+    int first_gate, gates;
+    T* packed;
+
+    Matrix(Arena& arena, const Tensor& tensor, int64_t hidden, int first, int count, bool packs)
+        : w(tensor),
+          units(hidden),
+          terms(tensor.shape[1]),
+          first_gate(first),
+          gates(count),
+          packed(packs ? arena.take<T>(padded<T>(units) * gates * terms) : nullptr) {}
+
+    void fill(int64_t first_block, int64_t last_block) const {
+      if (packed) pack_gates(w, first_block, last_block, units, terms, first_gate, gates, packed);
+    }
+
+    Weights<T> weights() const {
+      const int64_t gate_stride = units * w.stride[0];
+      return {packed,      static_cast<const T*>(w.data) + first_gate * gate_stride,
+              w.stride[0], w.stride[1],
+              gate_stride, units};
+    }
+  };
+
+  // body(tile, out) for every tile whose sums are whole; place(tile) -> Out<T>
+  template <int N, class Place, class Body>
+  static void each_tile(const Rows& left, int64_t rows, const Matrix& w, const T* bias,
+                        const BlockRange& range, const Place& place, const Body& body) {
+    const Weights<T> weights = w.weights();
+    for_each_tile<N>(rows, range.first, range.last, w.terms, [&](const Tile& tile) {
+      Left<T> factor;
+      factor.stride = 1;
+      for (int m = 0; m < tile.rows; ++m) factor.rows[m] = left.row[tile.row + m] + tile.k;
+      Right<T> right{};
+      const Out<T> out = place(tile);
+      right.out = out.at;
+      right.out_stride = out.row_stride;
+      right.init = tile.first_piece ? bias + tile.block * N * kLanes : right.out;
+      right.init_stride = tile.first_piece ? 0 : right.out_stride;
+      multiply_weights<T, N>(tile, factor, right, weights, w.terms);
+      if (tile.last_piece) body(tile, right.out);
+    });
+  }
+};
+
 }  // namespace FASTRNN_ISA
 }  // namespace
 }  // namespace fastrnn

@@ -134,6 +134,13 @@ struct Sequence {
     first[ranges] = B;
   }
 
+  // the first of the ranges that begin at `row`
+  static int64_t range_of(const int64_t* first, int64_t row) {
+    int64_t range = 0;
+    while (row > 0 && first[range] < row) ++range;
+    return range;
+  }
+
  private:
   // Shell sort: in place, and no template of the standard library may be instantiated in a file of
   // one ISA.
