@@ -1,4 +1,4 @@
-"""The backend fixed: float32 products in 24-bit fixed point (csrc/cpu/fixed.hpp, docs/numerics.md)."""
+"""The backend fixed: float32 in 24-bit fixed point (csrc/cpu/fixed.hpp, docs/numerics.md)."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def test_what_is_not_finite_comes_out_as_in_float32(cell, value, rng):
     forward, backward = (getattr(fastrnn, f"{cell}_{name}") for name in ("forward", "backward"))
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell]
     x = rng.standard_normal((5, 19, 30)).astype(np.float32)
-    w_ih, w_hh = (
-        rng.uniform(-0.3, 0.3, (gates * 40, n)).astype(np.float32) for n in (30, 40)
-    )
+    w_ih, w_hh = (rng.uniform(-0.3, 0.3, (gates * 40, n)).astype(np.float32) for n in (30, 40))
     x[2, 3, 7] = value
     results = {}
     for backend in ("fixed", "avx512"):

@@ -285,7 +285,7 @@ void multiply_steps(Factor shared, const Factor* own, const int32_t* const* star
     body.template operator()<0>();
     if constexpr (N > 1) body.template operator()<1>();
   };
-  each([&]<int n>() {
+  each([&]<int n> {
     at[n] = own[n].at;
     load_tile<3 * n>(starts[n], 0);
     load_tile<3 * n + 1>(starts[n] + 16, 0);
@@ -310,9 +310,9 @@ void multiply_steps(Factor shared, const Factor* own, const int32_t* const* star
     product.template operator()<1, 0>();
     product.template operator()<1, 1>();
     product.template operator()<2, 0>();
-    each([&]<int n>() { at[n] += step; });
+    each([&]<int n> { at[n] += step; });
   }
-  each([&]<int n>() {
+  each([&]<int n> {
     store_tile<3 * n>(to[n].of, 64);
     store_tile<3 * n + 1>(to[n].of + 256, 64);
     store_tile<3 * n + 2>(to[n].of + 512, 64);
