@@ -18,7 +18,7 @@ constexpr int64_t kHugePage = 2 << 20;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t kKept = 0;  // blocks that come back would hide what it looks for
 #else
-constexpr int64_t kKept = 128 << 20;  // bytes, of all threads
+constexpr int64_t kKept = 256 << 20;  // bytes, of all threads
 #endif
 
 struct Block {
