@@ -29,6 +29,10 @@ struct Activation {
 constexpr int kMaxActivations = 5;
 constexpr int kMaxPeepholes = 3;
 
+// At the end of what layer norm keeps of a step: its factors, of which there are four, and room, so
+// that steps begin with a cache line where H is a multiple of one.
+constexpr int kNormFactors = 16;
+
 enum class NormOfC : int { kNone, kOutput, kState };
 
 // The streams of the generator (reference/philox.py)

@@ -43,7 +43,8 @@ struct KeptUnits {
 inline KeptUnits kept_units(const CellInfo& cell, bool family, bool projected, bool normed,
                             int64_t units) {
   const int reserve = family ? std::max(cell.reserve, 1) : cell.reserve;
-  return {reserve * units, projected ? units : 0, normed ? 2 * cell.gates * units + units + 4 : 0};
+  return {reserve * units, projected ? units : 0,
+          normed ? (2 * cell.gates + 1) * units + kNormFactors : 0};
 }
 
 // `take` holds an array for the call: take(name, object) -> its view

@@ -20,7 +20,11 @@ enum NormFactor { kOfX, kOfEarly, kOfLate, kOfC };
 struct NormLayout {
   int64_t gx, gh, c, factors, size;
   FASTRNN_HD NormLayout(int64_t gates, int64_t units)
-      : gx(0), gh(gates * units), c(2 * gates * units), factors(c + units), size(factors + 4) {}
+      : gx(0),
+        gh(gates * units),
+        c(2 * gates * units),
+        factors(c + units),
+        size(factors + kNormFactors) {}
 };
 
 // Back through (values - mean) / sqrt(variance + eps) = normalised, of which `factor` is the root;

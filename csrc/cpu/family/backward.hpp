@@ -71,12 +71,12 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (n_.has_norm) {
       gain_ih_ = take<V>(arena, G * n_.width);
       gain_hh_ = take<V>(arena, G * n_.width);
+      gain_sums_ = take<V>(arena, B * flow_width_);
     }
     if (on_.gain_c.present) {
       gain_c_ = take<V>(arena, n_.width);
       bias_c_ = take<V>(arena, n_.width);
-      dnormed_ = take<V>(arena, B * n_.width);
-      dnormed_columns_ = take<V>(arena, column_room(rows, n_.width));
+      c_sums_ = take<V>(arena, B * 2 * n_.width);
     }
     valid_ = arena.take<T>(n_.width);
     first_ = arena.take<int64_t>(ranges_ + 1);
@@ -109,7 +109,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     packed_ = take<V>(arena, rows * widest);
     if (a.dx.present) dx_ = take<V>(arena, rows * input_blocks_ * kLanes);
     if (has_weight_dropout(on_)) dw_hh_ = take<V>(arena, GH * n_.P);
-    scratch_ = take<V>(arena, ranges_ * (kScratchRows + G) * room_);
+    scratch_ = take<V>(arena, ranges_ * kScratchRows * room_);
     zoneout_ = arena.take<T>(ranges_ * room_);
   }
 
@@ -147,6 +147,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
     if (dw_hh_ && a_.dw_hh.present) add_kept_weights();
+    if (n_.has_norm) add_gains();
   }
 
   void start() {
@@ -159,10 +160,12 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       if (w_hr_) pack_transposed(threads_, part(on_.w_hr, i), n_.H, n_.P, part(w_hr_, i));
     }
     if (n_.has_norm) {
+      clear(gain_sums_, seq_.B * flow_width_);
       pad_rows<V>(on_.gain_ih, G, n_.H, n_.width, gain_ih_);
       pad_rows<V>(on_.gain_hh, G, n_.H, n_.width, gain_hh_);
     }
     if (gain_c_) {
+      clear(c_sums_, seq_.B * 2 * n_.width);
       pad_rows<V>(on_.gain_c, 1, n_.H, n_.width, gain_c_);
       pad_rows<V>(on_.bias_c, 1, n_.H, n_.width, bias_c_);
     }
@@ -223,8 +226,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // Steps [begin, end) of rows [first, last), backwards.
   void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end, int64_t index) const {
-    const Scratch scratch{scratch_ + index * (kScratchRows + G) * room_, zoneout_ + index * room_,
-                          room_};
+    const Scratch scratch{scratch_ + index * kScratchRows * room_, zoneout_ + index * room_, room_};
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
       incoming_product(first, rows, s, begin, end);
@@ -237,7 +239,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       if (E > 0) {
         Products<V>::transposed({flow_row(s, first, begin), flow_width_}, rows, gates_h(E, G), G,
                                 w_hh_, {}, n_.h_blocks, doperand_ + first * n_.width, n_.width);
-        for (int64_t r = first; r < first + rows; ++r) early_backward(r, s, begin, scratch);
+        for (int64_t r = first; r < first + rows; ++r) early_backward(r, s, begin);
       }
       for (int64_t r = first; r < first + rows; ++r) finish_row(r, s, begin);
     }
@@ -301,7 +303,6 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     if (seq_.masked(row, s)) {
       clear(dgates, dgates_width_);
       if (n_.has_norm) clear(flow_ + at * flow_width_, flow_width_);
-      if (dnormed_) clear(dnormed_ + row * n_.width, n_.width);
       return;
     }
     BackwardRow<V> r{gates_,
@@ -326,46 +327,46 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       r.factor = norms + (n_.layout.factors + kOfC);
       r.norm = {on_.norm_of_c, valid_,         static_cast<T>(on_.eps),         gain_c_,
                 bias_c_,       scratch.row(0), {scratch.row(1), scratch.row(2)}};
-      r.dnormed = dnormed_ + row * n_.width;
+      r.dgain = c_sums_ + row * 2 * n_.width;
+      r.dbias = r.dgain + n_.width;
     }
     cell_.backward(r);
     if (n_.has_norm) {
-      norm_backward(row, s, at, E, G, scratch, kOfLate);
-      if (E == 0) norm_backward_x(row, s, at, scratch);
+      norm_backward(row, s, at, E, G, kOfLate);
+      if (E == 0) norm_backward_x(row, s, at);
     }
   }
 
   // gradients of gates [first, last) of gh -> those of their products
   void norm_backward(int64_t row, int64_t s, int64_t at, int first, int last,
-                     const Scratch& scratch, NormFactor which) const {
-    scaled_back(row, s, first, last, n_.layout.gh, which, gain_hh_, shape_.slot_h,
-                dgates_ + at * dgates_width_, flow_ + (at * flow_width_ + flow_h_[first]), scratch);
+                     NormFactor which) const {
+    scaled_back(row, s, first, last, n_.layout.gh, which, gain_hh_, shape_.slot_h, at,
+                flow_h_[first]);
   }
-  void norm_backward_x(int64_t row, int64_t s, int64_t at, const Scratch& scratch) const {
-    scaled_back(row, s, 0, G, n_.layout.gx, kOfX, gain_ih_, shape_.slot_x,
-                dgates_ + at * dgates_width_, flow_ + at * flow_width_, scratch);
+  void norm_backward_x(int64_t row, int64_t s, int64_t at) const {
+    scaled_back(row, s, 0, G, n_.layout.gx, kOfX, gain_ih_, shape_.slot_x, at, 0);
   }
 
   void scaled_back(int64_t row, int64_t s, int first, int last, int64_t offset, NormFactor which,
-                   At<V> gain, const int* slots, At<V> dgates, At<V> to,
-                   const Scratch& scratch) const {
-    const ConstAt<V> norms = norms_row(row, s);
-    const At<V> normed = scratch.row(kScratchRows);
-    for (int g = first; g < last; ++g) {
-      const int64_t gate = (g - first) * n_.width;
-      clear(normed + gate, n_.width);
-      copy(normed + gate, norms + (offset + g * n_.H), n_.H);
-      for (int64_t j = 0; j < n_.width; j += kLanes) {
-        (V::load(dgates + (slots[g] * n_.width + j)) * V::load(gain + (g * n_.width + j)))
-            .store(to + (gate + j));
-      }
-    }
+                   At<V> gain, const int* slots, int64_t at_row, int64_t to_in_row) const {
+    const At<V> dgates = dgates_ + at_row * dgates_width_;
+    const ConstAt<V> norms = norms_row(row, s), normed = norms + (offset + first * n_.H);
+    const At<V> dgain = gain_sums_ + (row * flow_width_ + to_in_row);
     const RowNorm<V> norm{n_.H,     n_.blocks, last - first,           kLanes,
                           n_.width, valid_,    static_cast<T>(on_.eps)};
-    norm.backward(to, normed, broadcast<V>(norms + (n_.layout.factors + which)));
+    norm.backward(
+        [&](int64_t j, int g) {
+          const int64_t at = g * n_.width + j * kLanes;
+          const V d = V::load(dgates + (slots[first + g] * n_.width + j * kLanes));
+          fma(d, load_block(normed + g * n_.H, j, n_.H), V::load(dgain + at)).store(dgain + at);
+          return d * V::load(gain + (first * n_.width + at));
+        },
+        [&](int64_t j, int g) { return load_block(normed + g * n_.H, j, n_.H); },
+        broadcast<V>(norms + (n_.layout.factors + which)),
+        flow_ + (at_row * flow_width_ + to_in_row));
   }
 
-  void early_backward(int64_t row, int64_t s, int64_t begin, const Scratch& scratch) const {
+  void early_backward(int64_t row, int64_t s, int64_t begin) const {
     if (seq_.masked(row, s)) return;
     const int64_t at = place(s, row, begin);
     cell_.backward_early({gates_, G, n_.blocks, n_.H, reserve_row(row, s), outside(row, s),
@@ -373,8 +374,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
                           doperand_ + row * n_.width, dgates_ + at * dgates_width_,
                           dh_ + row * n_.h_width});
     if (n_.has_norm) {
-      norm_backward(row, s, at, 0, E, scratch, kOfEarly);
-      norm_backward_x(row, s, at, scratch);
+      norm_backward(row, s, at, 0, E, kOfEarly);
+      norm_backward_x(row, s, at);
     }
   }
 
@@ -389,7 +390,6 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const int64_t at = place(s, row, begin);
     to_columns(dgates_ + at * dgates_width_, dgates_width_, at, dgates_columns_);
     if (n_.has_norm) to_columns(flow_row(s, row, begin), flow_width_, at, flow_columns_);
-    if (dnormed_) to_columns(dnormed_ + row * n_.width, n_.width, at, dnormed_columns_);
     if (n_.projected) to_columns(dnew_ + row * n_.h_width, n_.h_width, at, dnew_columns_);
   }
 
@@ -534,6 +534,28 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     });
   }
 
+  // of layer norm, whose rows are kept apart until the end: the same bits for any number of threads
+  void add_gains() const {
+    const auto add = [&](At<V> rows, int64_t width, int64_t offset, const Tensor& d, int64_t at) {
+      if (!d.present) return;
+      const At<V> out = data_of<V>(d) + at;
+      for (int64_t j = 0; j < n_.blocks; ++j) {
+        V sum = load_block(out, j, n_.H);
+        for (int64_t r = 0; r < seq_.B; ++r)
+          sum = sum + V::load(rows + (r * width + offset + j * kLanes));
+        store_block(out, j, n_.H, sum);
+      }
+    };
+    for (int g = 0; g < G; ++g) {
+      add(gain_sums_, flow_width_, flow_x_[g], a_.dgain_ih, g * n_.H);
+      add(gain_sums_, flow_width_, flow_h_[g], a_.dgain_hh, g * n_.H);
+    }
+    if (gain_c_) {
+      add(c_sums_, 2 * n_.width, 0, a_.dgain_c, 0);
+      add(c_sums_, 2 * n_.width, n_.width, a_.dbias_c, 0);
+    }
+  }
+
   void sums(int64_t begin, int64_t end) const {
     const int64_t H = n_.H;
     const auto slot = [&](int n) {
@@ -543,19 +565,6 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       if (a_.db_ih.present) column_sum(slot(shape_.slot_x[g]), data_of<V>(a_.db_ih) + g * H);
       if (a_.db_hh.present) column_sum(slot(shape_.slot_h[g]), data_of<V>(a_.db_hh) + g * H);
     }
-    if (a_.dgain_ih.present || a_.dgain_hh.present || a_.dgain_c.present)
-      list_rows(begin, end, [&](int64_t r, int64_t s) { return norms_row(r, s); });
-    for (int g = 0; g < G; ++g) {
-      const int64_t of_gate = g * H;
-      if (a_.dgain_ih.present)
-        product_sum(slot(shape_.slot_x[g]), n_.layout.gx + of_gate,
-                    data_of<V>(a_.dgain_ih) + of_gate);
-      if (a_.dgain_hh.present)
-        product_sum(slot(shape_.slot_h[g]), n_.layout.gh + of_gate,
-                    data_of<V>(a_.dgain_hh) + of_gate);
-    }
-    if (a_.dgain_c.present) product_sum(dnormed_columns_, n_.layout.c, data_of<V>(a_.dgain_c));
-    if (a_.dbias_c.present) column_sum(dnormed_columns_, data_of<V>(a_.dbias_c));
     if (a_.dpeephole.present) {
       const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
       list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });
@@ -603,8 +612,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   int64_t *first_, *base_;
   int64_t rows_ = 0;  // of the chunk
   At<V> zeros_{}, dgates_{}, flow_{}, carry_{}, dh_{}, dc_{}, incoming_{}, dnew_{}, doutput_{};
-  At<V> dgates_columns_{}, flow_columns_{}, dnormed_columns_{}, dnew_columns_{};
-  At<V> doperand_{}, operands_{}, hidden_{}, c_of_output_{}, dnormed_{};
+  At<V> dgates_columns_{}, flow_columns_{}, dnew_columns_{}, gain_sums_{}, c_sums_{};
+  At<V> doperand_{}, operands_{}, hidden_{}, c_of_output_{};
   T* kept_ = nullptr;
   ConstAt<V>* incoming_rows_;
   ConstAt<V>* row_list_;

@@ -335,12 +335,12 @@ class FamilyForward {  // NOLINT(clang-analyzer-optin.performance.Padding)
                  ConstAt<V> gain, ConstAt<V> bias) const {
     const RowNorm<V> norm{
         n_.H, n_.blocks, gates, gates * kLanes, kLanes, w_.valid, static_cast<T>(f_.eps)};
-    const V factor = norm.normalise(values);
+    const V factor = norm.centre(values);
     if (norms) factor.store(norms + (n_.layout.factors + which), 1);
     for (int64_t j = 0; j < n_.blocks; ++j) {
       for (int g = 0; g < gates; ++g) {
         const int64_t place = (j * gates + g) * kLanes;
-        const V normed = V::load(values + place);
+        const V normed = V::load(values + place) * factor;
         if (norms) store_block(norms + (at + (first + g) * n_.H), j, n_.H, normed);
         fma(normed, V::load(gain + place), V::load(bias + place)).store(values + place);
       }

@@ -12,11 +12,10 @@ namespace FASTRNN_ISA {
 // of all lanes, in all lanes
 template <class T>
 Vec<T> sum_of(Vec<T> v) {
-  T lanes[Vec<T>::kLanes];
-  v.store(lanes);
-  T sum = 0;
-  for (const T lane : lanes) sum += lane;
-  return Vec<T>::set(sum);
+  if constexpr (Vec<T>::kLanes > 1) {
+    for (int n = 1; n < Vec<T>::kLanes; n *= 2) v = zip_low(v, v) + zip_high(v, v);
+  }
+  return v;
 }
 template <class V>
 Dual<V> sum_of(Dual<V> v) {
@@ -48,50 +47,58 @@ struct RowNorm {
   const T* valid;  // [blocks, V]: 1, and 0 beyond the last unit
   T eps;
 
-  // values = (values - mean) / sqrt(variance + eps) -> the factor
-  V normalise(At<V> values) const {
-    const V mean = total(values) / count();
-    V squares = V::set(0);
-    each([&](int64_t at, Lanes<V> lanes) {
-      const V centred = (V::load(values + at) - mean) * lanes;
-      centred.store(values + at);
-      squares = fma(centred, centred, squares);
-    });
-    const V factor = inverse_root(sum_of(squares) / count() + V::set(eps));
-    each([&](int64_t at, Lanes<V>) { (V::load(values + at) * factor).store(values + at); });
-    return factor;
+  // values -= mean -> the factor 1 / sqrt(variance + eps)
+  V centre(At<V> values) const {
+    V sum = V::set(0), squares = V::set(0);
+    for (int64_t j = 0; j < blocks; ++j) {
+      V of_block = V::set(0);
+      for (int g = 0; g < gates; ++g) of_block = of_block + V::load(values + place(j, g));
+      sum = sum + of_block;
+    }
+    const V mean = sum_of(sum) * per_unit();
+    for (int64_t j = 0; j < blocks; ++j) {
+      const Lanes<V> lanes = Lanes<V>::load(valid + j * V::kLanes);
+      V of_block = V::set(0);
+      for (int g = 0; g < gates; ++g) {
+        const V centred = (V::load(values + place(j, g)) - mean) * lanes;
+        centred.store(values + place(j, g));
+        of_block = fma(centred, centred, of_block);
+      }
+      squares = squares + of_block;
+    }
+    return inverse_root(sum_of(squares) * per_unit() + V::set(eps));
   }
 
-  // d = factor (d - mean(d) - normalised mean(d normalised))
-  void backward(At<V> d, ConstAt<V> normalised, V factor) const {
-    const V mean = total(d) / count();
-    V products = V::set(0);
-    each([&](int64_t at, Lanes<V>) {
-      products = fma(V::load(d + at), V::load(normalised + at), products);
-    });
-    const V along = sum_of(products) / count();
-    each([&](int64_t at, Lanes<V> lanes) {
-      (norm_gradient(V::load(d + at), V::load(normalised + at), factor, mean, along) * lanes)
-          .store(d + at);
-    });
+  // to = factor (d - mean(d) - normalised mean(d normalised)); d(j, g) and normalised(j, g): block
+  // j of gate g
+  template <class D, class Normalised>
+  void backward(const D& d, const Normalised& normalised, V factor, At<V> to) const {
+    V sum = V::set(0), products = V::set(0);
+    for (int64_t j = 0; j < blocks; ++j) {
+      V of_block = V::set(0), products_of_block = V::set(0);
+      for (int g = 0; g < gates; ++g) {
+        const V value = d(j, g);
+        value.store(to + place(j, g));
+        of_block = of_block + value;
+        products_of_block = fma(value, normalised(j, g), products_of_block);
+      }
+      sum = sum + of_block;
+      products = products + products_of_block;
+    }
+    const V mean = sum_of(sum) * per_unit(), along = sum_of(products) * per_unit();
+    for (int64_t j = 0; j < blocks; ++j) {
+      const Lanes<V> lanes = Lanes<V>::load(valid + j * V::kLanes);
+      for (int g = 0; g < gates; ++g) {
+        const V d_row = V::load(to + place(j, g));
+        (norm_gradient(d_row, normalised(j, g), factor, mean, along) * lanes)
+            .store(to + place(j, g));
+      }
+    }
   }
 
  private:
-  V count() const { return V::set(static_cast<T>(gates * units)); }
-
-  V total(ConstAt<V> values) const {
-    V sum = V::set(0);
-    each([&](int64_t at, Lanes<V>) { sum = sum + V::load(values + at); });
-    return sum_of(sum);
-  }
-
-  template <class Body>
-  void each(const Body& body) const {
-    for (int64_t j = 0; j < blocks; ++j) {
-      const Lanes<V> lanes = Lanes<V>::load(valid + j * V::kLanes);
-      for (int g = 0; g < gates; ++g) body(j * block_stride + g * gate_stride, lanes);
-    }
-  }
+  Lanes<V> per_unit() const { return Lanes<V>::set(T(1) / static_cast<T>(gates * units)); }
+  int64_t place(int64_t j, int g) const { return j * block_stride + g * gate_stride; }
 };
 
 }  // namespace FASTRNN_ISA

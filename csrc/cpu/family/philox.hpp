@@ -38,34 +38,36 @@ class Events {
   }
 
  private:
-  static constexpr int kAtOnce = 64;
+  static constexpr int kAtOnce = 64, kGrain = 16;  // counters
 
   template <class Use>
   void each_piece(int64_t t, int64_t b, int64_t units, const Use& use) const {
     T values[4 * kAtOnce];
     for (int64_t first = 0; first < units; first += 4 * kAtOnce) {
+      const int64_t count = smaller(4 * kAtOnce, units - first);
       decide(static_cast<uint32_t>(first / 4), static_cast<uint32_t>(b), static_cast<uint32_t>(t),
-             values);
-      use(first, smaller(4 * kAtOnce, units - first), values);
+             static_cast<int>((count + 4 * kGrain - 1) / (4 * kGrain)) * kGrain, values);
+      use(first, count, values);
     }
   }
 
+  // of n counters, some grains of them
   FASTRNN_VECTORISE __attribute__((noinline)) void decide(uint32_t block, uint32_t b, uint32_t t,
-                                                          T* values) const {
+                                                          int n, T* values) const {
     uint32_t c[4][kAtOnce];
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < n; ++i) {
       c[0][i] = block + static_cast<uint32_t>(i), c[1][i] = b, c[2][i] = t,
       c[3][i] = chance_.stream;
     }
     uint32_t k0 = static_cast<uint32_t>(chance_.key), k1 = static_cast<uint32_t>(chance_.key >> 32);
     for (int round = 0; round < kPhiloxRounds; ++round) {
       FASTRNN_VECTOR_LOOP
-      for (int i = 0; i < kAtOnce; ++i) philox_round(c[0][i], c[1][i], c[2][i], c[3][i], k0, k1);
+      for (int i = 0; i < n; ++i) philox_round(c[0][i], c[1][i], c[2][i], c[3][i], k0, k1);
       next_philox_key(k0, k1);
     }
     const Chance<T> chance = chance_;
     FASTRNN_VECTOR_LOOP
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < n; ++i) {
       values[4 * i] = chance.of(c[0][i]);
       values[4 * i + 1] = chance.of(c[1][i]);
       values[4 * i + 2] = chance.of(c[2][i]);

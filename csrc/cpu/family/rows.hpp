@@ -70,7 +70,7 @@ struct BackwardRow {
   At<V> c_of_output{};          // the c that the output's peephole sees; null: not wanted
   ConstAt<V> norms{}, factor{};
   NormOfRow<V> norm{};
-  At<V> dnormed{};  // of gain normed + bias
+  At<V> dgain{}, dbias{};  // of the normalisation of c, added to
 
   V new_c_gradient(int64_t at) const {
     const V d = V::load(dc + at);
@@ -234,16 +234,16 @@ struct CellRows {
       state.store(states + at);
       state.store(norm.normed + at);
     }
-    const V factor = norm.over(r.H, r.blocks).normalise(norm.normed);
-    if (r.norms) {
-      copy(r.norms, norm.normed, r.H);
-      factor.store(r.factor, 1);
-    }
+    const V factor = norm.over(r.H, r.blocks).centre(norm.normed);
+    if (r.norms) factor.store(r.factor, 1);
     for (int64_t j = 0; j < r.blocks; ++j) {
       const int64_t at = j * kLanes;
       V gx[G], gh[L], kept[K];
       load_gates(r, j, gx, gh);
       const auto k = r.gates.at(j);
+      const V normed = V::load(norm.normed + at) * factor;
+      normed.store(norm.normed + at);
+      if (r.norms) store_block(r.norms, j, r.H, normed);
       V state = V::load(states + at);
       Units<Cell>::output_of_norm(k, norm.of, gx, gh, V::load(r.c + at), norm.scaled(at), kept,
                                   state)
@@ -262,12 +262,16 @@ struct CellRows {
     copy(norm.normed, r.norms, r.H);
     const V factor = broadcast<V>(r.factor);
     const auto through_norm = [&] {
-      for (int64_t at = 0; at < r.width; at += kLanes) {
-        const V d = V::load(d_row + at);
-        d.store(r.dnormed + at);
-        (d * V::load(norm.gain + at)).store(d_row + at);
-      }
-      norm.over(r.H, r.blocks).backward(d_row, norm.normed, factor);
+      norm.over(r.H, r.blocks)
+          .backward(
+              [&](int64_t j, int) {
+                const int64_t at = j * kLanes;
+                const V d = V::load(d_row + at);
+                fma(d, V::load(norm.normed + at), V::load(r.dgain + at)).store(r.dgain + at);
+                (d + V::load(r.dbias + at)).store(r.dbias + at);
+                return d * V::load(norm.gain + at);
+              },
+              [&](int64_t j, int) { return V::load(norm.normed + j * kLanes); }, factor, d_row);
     };
     for (int64_t j = 0; j < r.blocks; ++j) {
       const int64_t at = j * kLanes;
