@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "family.hpp"
 
@@ -130,6 +131,8 @@ struct KernelTable {
   const PerDType* family = nullptr;                             // [cell]; null: has none
   void (*wait)(int device, void* stream) = nullptr;             // until it is done; CUDA alone
   const PerDType* derivatives = nullptr;                        // [cell]; null: has none
+  // which way a call goes and why; CUDA alone. Looks at sizes, dtypes and what is present.
+  std::string (*path)(const ForwardArgs&, bool backward) = nullptr;
 };
 
 // The backends of this build, best first; null past the last one.

@@ -1,7 +1,8 @@
 // Back-propagation through time (Werbos 1990), last step to first:
 //   1. a kernel of one thread per unit of a row: the cell's backward from dh + dy
 //   2. dh += dgates W_hh for all rows of the batch
-// and both twice for a cell with an early phase. Then over all steps at once dx = dgates W_ih,
+// and both twice for a cell with an early phase; or, by the other path (path.cuh), all of it in one
+// kernel. Then over all steps at once dx = dgates W_ih,
 // dw_ih = dgates^T x, dw_hh = dgates^T h', db = sum of dgates. Where no step works (beyond a row's
 // length, masked) dgates, and the rows that multiply it, are zeros. Every sum has one order; there
 // are no atomics.
@@ -124,15 +125,18 @@ __global__ void left_factor_kernel(BackwardData<T> p, T* left) {
 template <template <class> class C, class T>
 class Backward {
  public:
+  // of either path: nothing says that both calls find the same one
   static int64_t workspace(const BackwardArgs& a) {
-    Arena arena(nullptr);
-    static_cast<void>(Backward(a, arena));
-    return arena.used();
+    Arena steps(nullptr), persistent(nullptr);
+    static_cast<void>(Backward(a, false, steps));
+    static_cast<void>(Backward(a, true, persistent));
+    return std::max(steps.used(), persistent.used());
   }
 
   static void run(const BackwardArgs& a, void* memory) {
+    const Path path(a.forward, Path::Way::kBackward);
     Arena arena(memory);
-    Backward(a, arena).run();
+    Backward(a, path.is_persistent(), arena).run(path);
   }
 
  private:
@@ -142,14 +146,15 @@ class Backward {
   static constexpr int kDirect = E > 0 ? E : G;  // gates whose left factor is h' itself
   static constexpr Slots<Cell> kSlots = {};
 
-  Backward(const BackwardArgs& a, Arena& arena)
+  Backward(const BackwardArgs& a, bool persistent, Arena& arena)
       : a_(a),
         stream_(static_cast<cudaStream_t>(a.forward.stream)),
         cublas_(arena),
         lengths_(a.forward, arena),
         seq_(a.forward, lengths_.copy()),
-        gradients_(a, seq_, cublas_, G, seq_.H, D * seq_.H, arena),
-        w_hh_(matrix_of<T>(a.forward.w_hh), G * seq_.H, seq_.H, arena),
+        gradients_(a, seq_, cublas_, G, seq_.H, D * seq_.H, arena,
+                   persistent ? divide_up(seq_.B, kPersistentRows) : 0),
+        w_hh_(matrix_of<T>(a.forward.w_hh), G * seq_.H, seq_.H, arena, persistent),
         left_(arena.take<T>(seq_.T * seq_.B * seq_.H)),
         p_{seq_,
            rows_of<const T>(a.dy),
@@ -159,24 +164,31 @@ class Backward {
            rows_of<const Value>(a.forward.c),
            rows_of<const T>(a.forward.reserve),
            arena.take<T>(seq_.T * seq_.B * D * seq_.H),
-           arena.take<T>(G * seq_.B * seq_.H),
-           E > 0 ? arena.take<Value>(seq_.B * seq_.H) : nullptr,
-           {arena.take<Value>(seq_.B * seq_.H),
-            S > 1 ? arena.take<Value>(seq_.B * seq_.H) : nullptr}} {}
+           arena.take<T>(persistent ? 0 : G * seq_.B * seq_.H),
+           arena.take<Value>(persistent || E == 0 ? 0 : seq_.B * seq_.H),
+           {arena.take<Value>(persistent ? 0 : seq_.B * seq_.H),
+            arena.take<Value>(persistent || S == 1 ? 0 : seq_.B * seq_.H)}} {}
 
-  void run() const {
+  void run(const Path& path) const {
     cublas_.begin(stream_);
     lengths_.send(stream_);
     gradients_.pack();
     w_hh_.pack(stream_);
-    recurrence();
+    recurrence(path);
     const Flow<T> flow = kSlots.flow(static_cast<const T*>(p_.dgates), seq_.H);
     gradients_.of_input(flow);
     if (a_.dw_hh.present) state_weights(flow);
-    gradients_.of_biases(p_.dgates, D, kSlots.x, kSlots.h);
+    if (!path.is_persistent()) gradients_.add_up_biases(p_.dgates, D);
+    gradients_.of_biases(D, kSlots.x, kSlots.h);
   }
 
-  void recurrence() const {
+  void recurrence(const Path& path) const {
+    if constexpr (std::is_same_v<Value, float>) {
+      if (path.is_persistent()) {
+        return path.backward(
+            a_, {lengths_.copy(), w_hh_.matrix().data, p_.dgates, gradients_.partial()});
+      }
+    }
     const int64_t H = seq_.H, units = seq_.B * H;
     const Rows<Value> dh = {p_.dstate[0], 0, H}, dc = {p_.dstate[1], 0, H};
     launch(stream_, convert_kernel<T, Value>, units, seq_, rows_of<const T>(a_.dh_n), dh);

@@ -2,15 +2,20 @@
 //   1. gh = h' W_hh^T for all rows of the batch
 //   2. a kernel of one thread per unit of a row that runs the cell
 // and both twice for a cell with an early phase. The running state lies in h_n and c_n themselves;
-// the end of a kernel is the barrier between two steps. Workspace does not grow with T beyond
-// kBlock.
+// the end of a kernel is the barrier between two steps. Or, by the other path (path.cuh), one
+// kernel for the steps of a block. Workspace does not grow with T beyond kBlock.
 #pragma once
 
 #include <algorithm>
 
+#include "path.cuh"
 #include "product.cuh"
 #include "scalar.cuh"
 #include "sequence.cuh"
+
+#if !defined(FASTRNN_CUDA_BLOCK)
+#define FASTRNN_CUDA_BLOCK 64 << 20  // tests have several blocks in a short sequence
+#endif
 
 namespace fastrnn {
 namespace {
@@ -130,7 +135,7 @@ class InputProduct {
   }
 
  private:
-  static constexpr int64_t kBlock = 64 << 20;  // bytes of gx
+  static constexpr int64_t kBlock = FASTRNN_CUDA_BLOCK;  // bytes of gx
 
   const Sequence seq_;
   const int64_t width_;
@@ -160,15 +165,18 @@ void product_of_gates(const CublasCall& cublas, cudaStream_t stream, int64_t B,
 template <template <class> class C, class T>
 class Forward {
  public:
+  // of either path: nothing says that both calls find the same one
   static int64_t workspace(const ForwardArgs& a) {
-    Arena arena(nullptr);
-    static_cast<void>(Forward(a, arena));
-    return arena.used();
+    Arena steps(nullptr), persistent(nullptr);
+    static_cast<void>(Forward(a, false, steps));
+    static_cast<void>(Forward(a, true, persistent));
+    return std::max(steps.used(), persistent.used());
   }
 
   static void run(const ForwardArgs& a, void* memory) {
+    const Path path(a, Path::Way::kForward);
     Arena arena(memory);
-    Forward(a, arena).run();
+    Forward(a, path.is_persistent(), arena).run(path);
   }
 
  private:
@@ -176,16 +184,20 @@ class Forward {
   using Cell = C<Vec<Value>>;
   static constexpr int G = Cell::kGates, S = Cell::kStates, E = Cell::kEarly;
 
-  Forward(const ForwardArgs& a, Arena& arena)
-      : stream_(static_cast<cudaStream_t>(a.stream)),
+  Forward(const ForwardArgs& a, bool persistent, Arena& arena)
+      : a_(a),
+        stream_(static_cast<cudaStream_t>(a.stream)),
         cublas_(arena),
         lengths_(a, arena),
         seq_(a, lengths_.copy()),
         h0_(rows_of<const T>(a.h0)),
         c0_(rows_of<const Value>(a.c0)),
         input_(a, seq_, G * seq_.H, arena),
-        w_hh_(matrix_of<T>(a.w_hh).transposed(), seq_.H, G * seq_.H, arena),
-        gh_(arena.take<Value>(input_.step())),
+        w_hh_(persistent
+                  ? RightFactor<T>(matrix_of<T>(a.w_hh), G * seq_.H, seq_.H, arena, true)
+                  : RightFactor<T>(matrix_of<T>(a.w_hh).transposed(), seq_.H, G * seq_.H, arena)),
+        gh_(arena.take<Value>(persistent ? 0 : input_.step())),
+        exchange_(persistent ? arena.take<char>(kPersistentExchange) : nullptr),
         p_{seq_,
            vector_of<T>(a.b_ih),
            vector_of<T>(a.b_hh),
@@ -197,19 +209,29 @@ class Forward {
            gh_,
            E > 0 ? arena.take<T>(seq_.B * seq_.H) : nullptr} {}
 
-  void run() const {
-    const int64_t units = seq_.B * seq_.H;
+  void run(const Path& path) const {
     cublas_.begin(stream_);
     lengths_.send(stream_);
     input_.pack(stream_);
     w_hh_.pack(stream_);
+    if (!path.is_persistent()) first_states();
+    for (int64_t first = 0; first < seq_.T; first += input_.block()) {
+      const int64_t last = std::min(first + input_.block(), seq_.T);
+      Value* const gx = input_.of(cublas_, stream_, first, last - first);
+      if constexpr (std::is_same_v<Value, float>) {
+        if (path.is_persistent()) {
+          path.forward(a_, {lengths_.copy(), w_hh_.matrix().data, gx, first, last, exchange_});
+          continue;
+        }
+      }
+      for (int64_t s = first; s < last; ++s) step(s, gx + (s - first) * input_.step());
+    }
+  }
+
+  void first_states() const {
+    const int64_t units = seq_.B * seq_.H;
     launch(stream_, first_state_kernel<T>, units, seq_, h0_, p_.h);
     if (S > 1) launch(stream_, first_state_kernel<Value>, units, seq_, c0_, p_.c);
-    for (int64_t first = 0; first < seq_.T; first += input_.block()) {
-      const int64_t steps = std::min(input_.block(), seq_.T - first);
-      Value* const gx = input_.of(cublas_, stream_, first, steps);
-      for (int64_t s = first; s < first + steps; ++s) step(s, gx + (s - first) * input_.step());
-    }
   }
 
   void step(int64_t s, Value* gx) const {
@@ -235,6 +257,7 @@ class Forward {
                         last, gh_);
   }
 
+  const ForwardArgs& a_;
   const cudaStream_t stream_;
   const CublasCall cublas_;
   const LengthsFromHost lengths_;
@@ -244,6 +267,7 @@ class Forward {
   const InputProduct<T> input_;
   const RightFactor<T> w_hh_;
   Value* const gh_;
+  void* const exchange_;
   const ForwardData<T> p_;
 };
 

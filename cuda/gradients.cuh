@@ -61,9 +61,9 @@ class Gradients {
  public:
   using Value = Compute<T>;
 
-  // H: units of a gate; columns: of the widest sum
+  // H: units of a gate; columns: of the widest sum; parts: of sums that others make, or 0
   Gradients(const BackwardArgs& a, const Sequence& seq, const CublasCall& cublas, int gates,
-            int64_t H, int64_t columns, Arena& arena)
+            int64_t H, int64_t columns, Arena& arena, int64_t parts = 0)
       : a_(a),
         seq_(seq),
         cublas_(cublas),
@@ -75,7 +75,8 @@ class Gradients {
         dx_is_matrix_(is_matrix(a.dx) && !seq.has_idle_steps()),
         w_ih_(matrix_of<T>(a.forward.w_ih), G * H, seq.I, arena),
         gathered_(arena.take<T>(x_is_matrix_ && dx_is_matrix_ ? 0 : rows_ * seq.I)),
-        partial_(arena.take<Value>(divide_up(rows_, kSumRows) * columns)) {}
+        parts_(parts > 0 ? parts : divide_up(rows_, kSumRows)),
+        partial_(arena.take<Value>(parts_ * columns)) {}
 
   void pack() const { w_ih_.pack(stream_); }
 
@@ -129,7 +130,7 @@ class Gradients {
            values, stride, weights, weights_stride, partial_);
   }
   void sum(int64_t columns, int64_t column, int64_t count, T* to, int64_t to_stride) const {
-    launch(stream_, sum_kernel<T>, count, divide_up(rows_, kSumRows), count,
+    launch(stream_, sum_kernel<T>, count, parts_, count,
            static_cast<const Value*>(partial_ + column), columns, to, to_stride, a_.accumulate);
   }
   // count of them become d[first] ..
@@ -138,10 +139,14 @@ class Gradients {
     sum(columns, column, count, static_cast<T*>(d.data) + first * stride, stride);
   }
 
+  // the parts of sums, [parts, columns], where others make them
+  Value* partial() const { return partial_; }
+
   // of dgates [T*B, slots*H]
-  void of_biases(const T* dgates, int slots, const int* slot_x, const int* slot_h) const {
-    if (!a_.db_ih.present && !a_.db_hh.present) return;
-    add_up(slots * H_, dgates, slots * H_);
+  void add_up_biases(const T* dgates, int slots) const {
+    if (a_.db_ih.present || a_.db_hh.present) add_up(slots * H_, dgates, slots * H_);
+  }
+  void of_biases(int slots, const int* slot_x, const int* slot_h) const {
     for (int g = 0; g < G; ++g) {
       if (a_.db_ih.present) sum(slots * H_, slot_x[g] * H_, H_, a_.db_ih, g * H_);
       if (a_.db_hh.present) sum(slots * H_, slot_h[g] * H_, H_, a_.db_hh, g * H_);
@@ -179,6 +184,7 @@ class Gradients {
   const bool x_is_matrix_, dx_is_matrix_;
   const RightFactor<T> w_ih_;
   T* const gathered_;
+  const int64_t parts_;
   Value* const partial_;
 };
 

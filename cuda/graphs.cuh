@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "device.cuh"
+#include "path.cuh"
 #include "precision.hpp"
 
 namespace fastrnn {
@@ -30,6 +31,8 @@ class CallKey {
  public:
   CallKey(const ForwardArgs& a, const void* kernel, const void* workspace) {
     add(kernel), add(workspace), add(float32_precision());
+    const WantedPath path;
+    add(path.steps), add(path.persistent), add(path.limit.tile), add(path.limit.cluster);
     add(a);
   }
   CallKey(const BackwardArgs& a, const void* kernel, const void* workspace)

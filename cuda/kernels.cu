@@ -49,6 +49,13 @@ void wait(int device, void* stream) {
   FASTRNN_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
 
+std::string path(const ForwardArgs& a, bool backward) {
+  const Path::Way way = backward ? Path::Way::kBackward : Path::Way::kForward;
+  if (a.x.device == kHost) return Path(a, way).text();
+  const OnDevice guard(a.x.device);
+  return Path(a, way).text();
+}
+
 template <class AnyForward, class AnyBackward>
 constexpr KernelTable::Kernel kKernel = {nothing_to_pack,
                                          pack_nothing,
@@ -81,7 +88,8 @@ constexpr KernelTable kTable = {.name = "cuda",
                                 .kernels = kKernels.of,
                                 .unavailable = "no CUDA device",
                                 .family = kFamilyKernels.of,
-                                .wait = wait};
+                                .wait = wait,
+                                .path = path};
 
 }  // namespace cuda
 }  // namespace

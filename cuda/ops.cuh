@@ -14,6 +14,14 @@ namespace fastrnn {
 namespace {
 namespace cuda {
 
+// There are kernels that need them in the code for every architecture, without a body where they
+// could not run.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FASTRNN_HAS_CLUSTERS 1
+#else
+#define FASTRNN_HAS_CLUSTERS 0
+#endif
+
 constexpr int kWarp = 32;
 
 // Counts bytes that arrive, in phases: a phase ends when all that it expects has come. In shared
@@ -121,6 +129,54 @@ __device__ __forceinline__ void store_async(void* to, const Word16& value, Barri
       : "memory");
 }
 
+// Writes a word of global memory whole, in no order with other accesses.
+__device__ __forceinline__ void store_word(Word16* to, const Word16& value) {
+  asm volatile(
+      "{\n"
+      ".reg .b128 word;\n"
+      ".reg .b64 low, high;\n"
+      "mov.b64 low, {%1, %2};\n"
+      "mov.b64 high, {%3, %4};\n"
+      "mov.b128 word, {low, high};\n"
+      "st.relaxed.gpu.global.b128 [%0], word;\n"
+      "}" ::"l"(to),
+      "r"(value.part[0]), "r"(value.part[1]), "r"(value.part[2]), "r"(value.part[3])
+      : "memory");
+}
+
+__device__ __forceinline__ Word16 load_word(const Word16* from) {
+  Word16 value;
+  asm volatile(
+      "{\n"
+      ".reg .b128 word;\n"
+      ".reg .b64 low, high;\n"
+      "ld.relaxed.gpu.global.b128 word, [%4];\n"
+      "mov.b128 {low, high}, word;\n"
+      "mov.b64 {%0, %1}, low;\n"
+      "mov.b64 {%2, %3}, high;\n"
+      "}"
+      : "=r"(value.part[0]), "=r"(value.part[1]), "=r"(value.part[2]), "=r"(value.part[3])
+      : "l"(from)
+      : "memory");
+  return value;
+}
+
+// Reads words whole, each as soon as its last part is `number`; null for none.
+template <int N>
+__device__ __forceinline__ void wait_words(const Word16* const (&from)[N], uint32_t number,
+                                           Word16 (&words)[N]) {
+  bool all;
+  do {
+    all = true;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (from[i]) words[i] = load_word(from[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) all &= !from[i] || words[i].part[3] == number;
+  } while (!all);
+}
+
 // N matrices of 8 rows of 16 bytes; lane 8 m + r has the address of row r of matrix m, and gets
 // word lane % 4 of row lane / 4 of each.
 template <int N>
@@ -163,6 +219,23 @@ __device__ __forceinline__ void multiply_tiles(const uint32_t (&a)[M][A], const 
     }
   }
 #undef FASTRNN_MMA
+}
+
+// No access of a lane is moved to the other side.
+__device__ __forceinline__ void sync_warp() {
+  asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
+}
+
+// The same value, of which the compiler knows nothing: what depends on it is not computed ahead.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(value));
+  return value;
+}
+
+// The same word, made of its parts by now: a shuffle of every lane with itself.
+__device__ __forceinline__ uint32_t settled(uint32_t word, int lane) {
+  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;" : "+r"(word) : "r"(lane));
+  return word;
 }
 
 // tanh with a relative error of 2^-11

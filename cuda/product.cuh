@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "cublas.cuh"
+#include "views.cuh"
 
 namespace fastrnn {
 namespace {
@@ -22,17 +23,6 @@ struct TileTraits {
   static constexpr int kRows = 4;
   static constexpr int kColumns = 4;
   static_assert(kRows * kColumns <= 32, "the sums of double must stay in registers");
-};
-
-// Element (i, j) is data[i * row + j * column].
-template <class T>
-struct Matrix {
-  T* data = nullptr;
-  int64_t row = 0, column = 0;
-
-  Matrix transposed() const { return {data, column, row}; }
-  Matrix from_row(int64_t i) const { return {data + i * row, row, column}; }
-  Matrix from_column(int64_t j) const { return {data + j * column, row, column}; }
 };
 
 // out = a b, or out + a b; a is [M, K], b [K, N]
@@ -132,34 +122,29 @@ __global__ void pack_kernel(Matrix<const T> matrix, int64_t rows, int64_t column
 }
 
 // A right factor [K, N] as the product reads it fastest: a copy with packed rows where it is not so
-// by itself.
+// by itself. `dense`: nor may there be gaps between the rows.
 template <class T>
 class RightFactor {
  public:
-  RightFactor(Matrix<const T> matrix, int64_t K, int64_t N, Arena& arena)
+  RightFactor(Matrix<const T> matrix, int64_t K, int64_t N, Arena& arena, bool dense = false)
       : given_(matrix),
         K_(K),
         N_(N),
-        packed_(matrix.column == 1 ? nullptr : arena.take<T>(K * N)) {}
+        copied_(matrix.column != 1 || (dense && matrix.row != N)),
+        packed_(copied_ ? arena.take<T>(K * N) : nullptr) {}
 
   // to be called before matrix()
   void pack(cudaStream_t stream) const {
-    if (given_.column != 1) launch(stream, pack_kernel<T>, K_ * N_, given_, K_, N_, packed_);
+    if (copied_) launch(stream, pack_kernel<T>, K_ * N_, given_, K_, N_, packed_);
   }
-  Matrix<const T> matrix() const {
-    return given_.column == 1 ? given_ : Matrix<const T>{packed_, N_, 1};
-  }
+  Matrix<const T> matrix() const { return copied_ ? Matrix<const T>{packed_, N_, 1} : given_; }
 
  private:
   Matrix<const T> given_;
   int64_t K_, N_;
+  bool copied_;
   T* packed_;
 };
-
-template <class T>
-Matrix<const T> matrix_of(const Tensor& view) {
-  return {static_cast<const T*>(view.data), view.stride[0], view.stride[1]};
-}
 
 }  // namespace cuda
 }  // namespace

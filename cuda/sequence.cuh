@@ -1,54 +1,15 @@
-// Views of a call's arrays on the device, and what forward and backward share: which time a step of
-// a row is, which steps do anything, the state before a step.
+// What forward and backward share: which time a step of a row is, which steps do anything, the
+// state before a step.
 //
 // Step s of row b is time s, or with reverse the row's own last valid step minus s. Beyond a row's
 // length a step is its own time and does nothing.
 #pragma once
 
-#include "device.cuh"
+#include "views.cuh"
 
 namespace fastrnn {
 namespace {
 namespace cuda {
-
-// [T, B, n] with any strides on T and B; a state [B, n] has no stride on T.
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  int64_t time = 0, batch = 0;
-
-  FASTRNN_HD T* at(int64_t t, int64_t b) const { return data + t * time + b * batch; }
-  FASTRNN_HD explicit operator bool() const { return data != nullptr; }
-};
-
-template <class T>
-struct Vector {
-  const T* data;
-  int64_t stride;
-
-  FASTRNN_HD Compute<T> at(int64_t i) const {  // 0 where there is none
-    return data ? computed(data[i * stride]) : Compute<T>(0);
-  }
-};
-
-template <class T>
-Rows<T> rows_of(const Tensor& view) {
-  if (!view.present) return {};
-  T* const data = static_cast<T*>(view.data);
-  if (view.rank == 2) return {data, 0, view.stride[0]};
-  return {data, view.stride[0], view.stride[1]};
-}
-
-inline Rows<const uint8_t> flags_of(const Tensor& view) {
-  if (!view.present) return {};
-  return {static_cast<const uint8_t*>(view.data), view.stride[0], view.stride[1]};
-}
-
-template <class T>
-Vector<T> vector_of(const Tensor& view) {
-  if (!view.present) return {};
-  return {static_cast<const T*>(view.data), view.stride[0]};
-}
 
 struct Sequence {
   int64_t T, B, I, H;

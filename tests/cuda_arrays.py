@@ -4,6 +4,7 @@ module whose CUDA backend runs on the host.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -287,3 +288,39 @@ def test_chance_decides_as_on_the_cpu_bit_for_bit(option: str) -> None:
     assert len(values) == 2
     assert 0.2 < counts.min() / counts.sum() < 0.4
     assert ours.tobytes() == theirs.tobytes()
+
+
+PATH = "persistent" if "EMULATED_CAPABILITY" in os.environ else "steps"
+
+
+def test_the_path_of_a_call_is_told() -> None:
+    case = make_case("lstm", 8, 4, 6, 9, np.float32)
+    *_, saved = fastrnn.lstm_forward(**on_device(case.inputs))
+    path = fastrnn.cuda_path("lstm", T=8, B=4, H=9)
+    assert saved.path == path.forward
+    assert path.forward.startswith(f"{PATH}: ")
+    assert path.backward.startswith(f"{PATH}: ")
+    *_, saved = fastrnn.lstm_forward(**case.inputs)
+    assert saved.path is None
+
+
+def test_a_path_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", "steps")
+    assert fastrnn.cuda_path("gru", T=8, B=4, H=9) == ("steps: FASTRNN_CUDA_PATH says so",) * 2
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", "both")
+    with pytest.raises(ValueError, match="FASTRNN_CUDA_PATH must be 'steps', or 'persistent'"):
+        fastrnn.gru_forward(**on_device(make_case("gru", 3, 2, 4, 5, np.float32).inputs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int8"}, "argument 'dtype' must be float32, float64, float16 or bfloat16"),
+        ({"T": -1}, "arguments 'T' and 'B' must not be negative"),
+        ({"H": 0}, "'H' must be at least 1"),
+        ({"cell": "lstn"}, "no cell is called 'lstn'"),
+    ],
+)
+def test_sizes_of_no_call_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastrnn.cuda_path(**{"cell": "gru", "T": 8, "B": 4, "H": 9} | arguments)

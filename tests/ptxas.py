@@ -15,17 +15,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "cuda" / "ptxas.json"
-ARCHITECTURES = ("80", "90a", "100")
+CUDA = ROOT / "cuda"
+SOURCES = {
+    "80": [CUDA / "kernels.cu"],
+    "90a": [CUDA / "kernels.cu", CUDA / "persistent.cu"],
+    "100": [CUDA / "kernels.cu", CUDA / "persistent.cu"],
+}
 
 Usage = dict[str, list[int]]  # kernel -> [registers, spilled bytes]
 
 
-def usage(nvcc: str, architecture: str, folder: Path) -> Usage:
-    """Of every kernel of cuda/kernels.cu. Raises CalledProcessError where it does not compile."""
+def usage(nvcc: str, architecture: str, source: Path, folder: Path) -> Usage:
+    """Of every kernel of a source. Raises CalledProcessError where it does not compile."""
     options = ("-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", "-Xptxas=-v")
     target = (f"-arch=sm_{architecture}", "-cubin", "-o", str(folder / "kernels.cubin"))
-    command = [nvcc, *options, *target, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'cuda'}"]
-    command.append(str(ROOT / "cuda" / "kernels.cu"))
+    include = (f"-I{ROOT / 'csrc'}", f"-I{CUDA}")
+    command = [nvcc, *options, *target, *include, "-x", "cu", str(source)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = re.findall(
         r"Function properties for (\w+)\s*\n"
@@ -50,13 +55,20 @@ def short(name: str) -> str:
     """void fastrnn::(anonymous namespace)::cuda::kernel<fastrnn::Lstm, float>(...) ->
     kernel<Lstm, float>
     """
-    name = re.sub(r"\(anonymous namespace\)::|fastrnn::|cuda::|\(bool\)|^void ", "", name)
-    return name.partition("(")[0]
+    plain = r"\(anonymous namespace\)::|fastrnn::|cuda::|\(bool\)|\(int\)|^void "
+    return re.sub(plain, "", name).partition("(")[0]
 
 
 def table(nvcc: str) -> dict[str, Usage]:
     with tempfile.TemporaryDirectory() as folder:
-        return {a: usage(nvcc, a, Path(folder)) for a in ARCHITECTURES}
+        return {
+            architecture: {
+                name: of
+                for source in sources
+                for name, of in usage(nvcc, architecture, source, Path(folder)).items()
+            }
+            for architecture, sources in SOURCES.items()
+        }
 
 
 def main() -> int:

@@ -82,20 +82,56 @@ def nvcc() -> str:
     return path
 
 
-@pytest.mark.parametrize("architecture", ptxas.ARCHITECTURES)
+MOST_LOCAL = 3 * 24  # bytes of a persistent kernel: stack, stores and loads
+
+
+def check_usage(nvcc: str, architecture: str, source: Path, folder: Path) -> set[str]:
+    """No more registers and spills than in the table; the kernels' names."""
+    if "release 13.0" not in run(nvcc, "--version"):
+        pytest.skip("the table of registers is of nvcc 13.0")
+    found = ptxas.usage(nvcc, architecture, source, folder)
+    table = json.loads(ptxas.TABLE.read_text())[architecture]
+    assert set(found) <= set(table), "new kernels: python tests/ptxas.py"
+    more = {name: (table[name], now) for name, now in found.items() if now > table[name]}
+    assert not more, f"more registers or spills than in the table: {more}"
+    return set(found)
+
+
+@pytest.mark.parametrize("architecture", ptxas.SOURCES)
 def test_every_kernel_is_as_in_the_table_of_registers_and_spills_nothing(
     architecture: str, nvcc: str, tmp_path: Path
 ) -> None:
-    if "release 13.0" not in run(nvcc, "--version"):
-        pytest.skip("the table of registers is of nvcc 13.0")
-    found = ptxas.usage(nvcc, architecture, tmp_path)
+    found = check_usage(nvcc, architecture, ptxas.CUDA / "kernels.cu", tmp_path)
     table = json.loads(ptxas.TABLE.read_text())[architecture]
-    assert set(found) == set(table), "kernels came or went: python tests/ptxas.py"
-    more = {name: (table[name], now) for name, now in found.items() if now > table[name]}
-    assert not more, f"more registers or spills than in the table: {more}"
-    assert not {name: spilled for name, (_, spilled) in found.items() if spilled}
+    assert found == {name for name in table if "persistent::" not in name}
     # two blocks of 256 threads on a multiprocessor
-    assert max(registers for registers, _ in found.values()) <= 128
+    assert max(table[name][0] for name in found) <= 128
+
+
+@pytest.mark.parametrize("architecture", ["90a", "100"])
+def test_persistent_kernels_of_one_cell_and_dtype_are_as_in_the_table(
+    architecture: str, nvcc: str, tmp_path: Path
+) -> None:
+    few = ROOT / "tests" / "cpp" / "cuda_emulation" / "few_persistent.cpp"
+    assert len(check_usage(nvcc, architecture, few, tmp_path)) == 8
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("architecture", ["90a", "100"])
+def test_every_persistent_kernel_is_as_in_the_table(
+    architecture: str, nvcc: str, tmp_path: Path
+) -> None:
+    found = check_usage(nvcc, architecture, ptxas.CUDA / "persistent.cu", tmp_path)
+    table = json.loads(ptxas.TABLE.read_text())[architecture]
+    assert found == {name for name in table if "persistent::" in name}
+
+
+def test_local_memory_is_used_by_persistent_kernels_alone_and_little_of_it() -> None:
+    table = json.loads(ptxas.TABLE.read_text())
+    assert set(table) == set(ptxas.SOURCES)
+    local = [(name, bytes_) for of in table.values() for name, (_, bytes_) in of.items() if bytes_]
+    assert not [name for name, _ in local if "persistent::" not in name]
+    assert not [name for name, bytes_ in local if bytes_ > MOST_LOCAL]
 
 
 def test_a_build_beside_nvcc_has_cuda_unasked(nvcc: str, tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ def site(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_tests(site: Path, *arguments: str) -> str:
+def run_tests(site: Path, *arguments: str, **environment: str) -> str:
     done = attempt(
         *(sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *arguments),
-        env={"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'tests'}"},
+        env={"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'tests'}", **environment},
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -43,6 +43,13 @@ def run_tests(site: Path, *arguments: str) -> str:
 
 def test_arrays_on_a_device(site: Path) -> None:
     assert int(run_tests(site, "tests/cuda_arrays.py").split(" passed")[0].split()[-1]) > 50
+
+
+def test_arrays_on_a_device_with_clusters(site: Path) -> None:
+    """The same by the persistent kernels, where they have the cell and dtype."""
+    chosen = "reference and float32 or path or elsewhere or strided or range"
+    said = run_tests(site, "tests/cuda_arrays.py", "-k", chosen, EMULATED_CAPABILITY="9")
+    assert int(said.split(" passed")[0].split()[-1]) > 20
 
 
 def test_torch_modules_on_a_device(site: Path) -> None:

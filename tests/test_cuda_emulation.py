@@ -61,6 +61,7 @@ def run_emulated(
                     ("dispatch", ROOT / "csrc/dispatch.cpp", *WATCHED),
                     ("memory", ROOT / "csrc/memory.cpp", *WATCHED),
                     ("precision", ROOT / "csrc/precision.cpp", *WATCHED),
+                    ("no_persistent", EMULATION / "no_persistent.cpp", *WATCHED, *BACKEND),
                 ),
             )
         )

@@ -1,40 +1,39 @@
-"""The persistent CUDA kernels on a machine without a GPU.
+"""Calls of the CUDA backend by its persistent kernels, on a machine without a GPU.
 
-Their own sources run on the host with a fiber a thread (tests/cpp/cuda_emulation/fibers.hpp):
-warps, blocks and clusters wait for each other as on a device, in orders that a seed picks.
+The sources run on the host with a fiber a thread (tests/cpp/cuda_emulation/fibers.hpp): warps,
+blocks and clusters wait for each other as on a device, in orders that a seed picks.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-import registers
 from commands import ROOT, attempt, program, run
 
 EMULATION = ROOT / "tests" / "cpp" / "cuda_emulation"
 FLAGS = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}")
 WATCHED = ("-O1", "-g1", "-fsanitize=address")
 SCALAR = ("-O0", "-DFASTRNN_ISA=scalar", '-DFASTRNN_ISA_HEADER="cpu/isa/scalar.hpp"')
+CORE = ("cpu/threads", "dispatch", "memory", "precision")
+SMALL_BLOCKS = "-DFASTRNN_CUDA_BLOCK=131072"  # several launches for some sequences
 
 # What a broken kernel looks like: file, what stands there, what takes its place, how it shows.
 MUTANTS = {
     "blocks send before all of h is there": (
         "persistent/forward.cuh",
-        "    sync_block();\n    fetch(s + 1);",
-        "    fetch(s + 1);",
+        "    sync_block();\n    fetch(p.first + turn + 1);",
+        "    fetch(p.first + turn + 1);",
         "differs by",
     ),
     "one operand takes no turns": (
         "persistent/forward.cuh",
-        "operands + (s + 1) % 2 * shape.operand.bytes",
-        "operands + s % 2 * shape.operand.bytes",
+        "operands + (turn + 1) % 2 * shape.operand.bytes",
+        "operands + turn % 2 * shape.operand.bytes",
         "FAILED",
     ),
     "sums are read before they are there": (
@@ -45,10 +44,28 @@ MUTANTS = {
     ),
     "the wrong phase": ("persistent/data.cuh", "(step - 1) / 2 % 2", "step / 2 % 2", "FAILED"),
     "a barrier is not armed again": (
-        "persistent/forward.cuh",
-        "if (thread == 0) expect_bytes(barrier, bytes_of_others);",
-        "",
+        "persistent/exchange.cuh",
+        "if (thread == 0) expect_bytes(barrier, bytes_);",
+        "static_cast<void>(thread);",
         "deadlock",
+    ),
+    "words of one turn in the place of the last": (
+        "persistent/exchange.cuh",
+        "store_word(words_ + turn % 2 * size",
+        "store_word(words_ + (turn + 1) % 2 * size",
+        "deadlock",
+    ),
+    "words that do not tell their turn": (
+        "persistent/exchange.cuh",
+        "wait_words(from, static_cast<uint32_t>(turn), words);",
+        "for (int j = 0; j < kAtATime; ++j) words[j] = from[j] ? *from[j] : Word16{};",
+        "FAILED",
+    ),
+    "words are multiplied before they are there": (
+        "persistent/exchange.cuh",
+        "words[i]);\n      }\n    }\n    sync_block();",
+        "words[i]);\n      }\n    }",
+        "FAILED",
     ),
     "h' flows through a reset": (
         "persistent/forward.cuh",
@@ -76,90 +93,92 @@ MUTANTS = {
     ),
 }
 
-Emulate = Callable[..., CompletedProcess[str]]
+Compile = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def emulate(tmp_path_factory: pytest.TempPathFactory) -> Emulate:
-    """Compiles claims of cuda_emulation/ with the CUDA sources of a folder, and runs them."""
+def compile_object(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """Compiles one source into a folder, the module's own unless another is given."""
     compiler = program(os.environ.get("CXX", "c++"))
-    folder = tmp_path_factory.mktemp("emulation")
+    own = tmp_path_factory.mktemp("emulation")
 
-    def compile_object(source: Path, *flags: str) -> Path:
-        result = folder / f"{source.stem}.o"
-        run(compiler, *FLAGS, *flags, "-c", source, "-o", result)
+    def compile_one(
+        source: Path, *flags: str, cuda: Path = ROOT / "cuda", folder: Path = own
+    ) -> Path:
+        include = (f"-I{EMULATION}", f"-I{cuda}")
+        result = folder / f"{source.name}.o"
+        run(compiler, *FLAGS, *flags, *include, "-xc++", "-c", source, "-o", result)
         return result
 
-    csrc = ROOT / "csrc"
-    objects = [compile_object(csrc / "cpu" / "kernels.cpp", *SCALAR)]
-    for name in ("cpu/threads", "dispatch", "memory", "no_cuda"):
-        objects.append(compile_object(csrc / f"{name}.cpp", "-O1"))
-
-    def compile_and_run(
-        claims: str, *flags: str, cuda: Path = ROOT / "cuda", arguments: tuple[str, ...] = ()
-    ) -> CompletedProcess[str]:
-        binary = cuda.parent / claims if cuda != ROOT / "cuda" else folder / claims
-        include = (f"-I{EMULATION}", f"-I{cuda}")
-        source = EMULATION / f"{claims}.cpp"
-        run(compiler, *FLAGS, *flags, *include, source, *objects, "-pthread", "-o", binary)
-        return attempt(binary, *arguments)
-
-    return compile_and_run
+    return compile_one
 
 
-def test_emulated_operations_do_what_they_should_and_faults_show(emulate: Emulate) -> None:
-    done = emulate("test_ops", *WATCHED)
+def link(objects: list[Path], binary: Path) -> Path:
+    compiler = program(os.environ.get("CXX", "c++"))
+    run(compiler, *objects, "-pthread", "-ldl", "-o", binary)
+    return binary
+
+
+@pytest.fixture(scope="module")
+def objects(compile_object: Compile) -> list[Path]:
+    """The claims and what they need, but for the persistent kernels."""
+    sources = [
+        (ROOT / "cuda" / "kernels.cu", "-O1", SMALL_BLOCKS),
+        (EMULATION / "test_persistent.cpp", "-O1"),
+        (ROOT / "csrc" / "cpu" / "kernels.cpp", *SCALAR),
+        *((ROOT / "csrc" / f"{name}.cpp", "-O1") for name in CORE),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda job: compile_object(*job), sources))
+
+
+def test_emulated_operations_do_what_they_should_and_faults_show(
+    compile_object: Compile, tmp_path: Path
+) -> None:
+    sources = (EMULATION / "test_ops.cpp", ROOT / "csrc" / "cpu" / "threads.cpp")
+    made = [compile_object(source, *WATCHED, folder=tmp_path) for source in sources]
+    compiler = program(os.environ.get("CXX", "c++"))
+    run(compiler, *made, "-fsanitize=address", "-pthread", "-o", tmp_path / "test")
+    done = attempt(tmp_path / "test")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ok ") > 10
 
 
-def test_persistent_kernels_match_the_scalar_backend(emulate: Emulate) -> None:
-    done = emulate("test_persistent", "-O1")
+def test_calls_by_persistent_kernels_match_the_scalar_backend(
+    compile_object: Compile, objects: list[Path], tmp_path: Path
+) -> None:
+    persistent = compile_object(ROOT / "cuda" / "persistent.cu", "-O1")
+    done = attempt(link([*objects, persistent], tmp_path / "test"))
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") > 3
+    assert done.stdout.count("ok ") == 14
 
 
 @pytest.mark.exhaustive
-def test_every_persistent_kernel_matches_the_scalar_backend(emulate: Emulate) -> None:
-    done = emulate("test_persistent", *WATCHED, "-DFASTRNN_ALL", arguments=("all",))
+def test_every_persistent_kernel_matches_the_scalar_backend(
+    compile_object: Compile, objects: list[Path], tmp_path: Path
+) -> None:
+    persistent = compile_object(ROOT / "cuda" / "persistent.cu", "-O1")
+    done = attempt(link([*objects, persistent], tmp_path / "test"), "all")
     assert done.returncode == 0, done.stdout
 
 
-def test_claims_fail_for_mutants(emulate: Emulate, tmp_path: Path) -> None:
+def test_claims_fail_for_mutants(
+    compile_object: Compile, objects: list[Path], tmp_path: Path
+) -> None:
+    few = EMULATION / "few_persistent.cpp"
+
     def survives(mutant: str) -> str | None:
         file, sound, broken, shows = MUTANTS[mutant]
-        cuda = shutil.copytree(ROOT / "cuda", tmp_path / mutant.replace(" ", "_") / "cuda")
+        folder = tmp_path / mutant.replace(" ", "_")
+        cuda = shutil.copytree(ROOT / "cuda", folder / "cuda")
         text = (cuda / file).read_text()
         assert text.count(sound) == 1, mutant
         (cuda / file).write_text(text.replace(sound, broken))
-        done = emulate("test_persistent", "-O1", "-DFASTRNN_FEW", cuda=cuda)
+        persistent = compile_object(few, "-O1", cuda=cuda, folder=folder)
+        done = attempt(link([*objects, persistent], folder / "test"), "few")
         return None if done.returncode and shows in done.stdout else f"{mutant}: {done.stdout}"
 
+    sound = attempt(link([*objects, compile_object(few, "-O1")], tmp_path / "sound"), "few")
+    assert sound.returncode == 0, sound.stdout
     with ThreadPoolExecutor(2) as pool:
         assert not [text for text in pool.map(survives, MUTANTS) if text]
-
-
-def check_registers(architecture: str, kernels: list[registers.Kernel]) -> None:
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not installed")
-    committed = json.loads(registers.TABLE.read_text())[architecture]
-    measured = registers.measured(architecture, kernels)
-    worse = {name: got for name, got in measured.items() if got > committed[name]}
-    assert not worse
-
-
-def test_no_kernel_of_compute_capability_9_uses_local_memory() -> None:
-    committed = json.loads(registers.TABLE.read_text())["90a"]
-    assert len(committed) == len(registers.KERNELS)
-    assert not [name for name, (_, local) in committed.items() if local]
-
-
-def test_persistent_lstm_keeps_to_the_table_of_registers() -> None:
-    kernels = [kernel for kernel in registers.KERNELS if kernel[1] == "Lstm"]
-    check_registers("90a", [kernel for kernel in kernels if kernel[2] != "Narrow<Float16>"])
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("architecture", registers.ARCHITECTURES)
-def test_every_persistent_kernel_keeps_to_the_table_of_registers(architecture: str) -> None:
-    check_registers(architecture, registers.KERNELS)

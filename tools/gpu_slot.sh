@@ -11,7 +11,7 @@
 # own under a time limit, for a kernel that hangs cannot be stopped from inside; a step that fails
 # or runs out of time does not keep the next one from running. What is measured is there at once:
 #   steps.jsonl     a line for each step: name, exit status, seconds      NAME.log  what it printed
-#   versions.txt ptxas.txt check.json tests.xml probe.jsonl bench.jsonl table.md
+#   versions.txt ptxas.txt check.json tests.xml paths.jsonl probe.jsonl bench.jsonl table.md
 # Exit status: 0 all steps passed, 1 some did not (the last line says which), 2 cannot run here.
 set -uo pipefail
 
@@ -66,25 +66,12 @@ versions() {
 export -f versions
 
 build() {  # PYTHON ROOT OUT
-  cmake -S "$2" -B "$3/build" -DCMAKE_BUILD_TYPE=Release -DFASTRNN_CUDA=ON -DPython_EXECUTABLE="$(command -v "$1")" &&
+  cmake -S "$2" -B "$3/build" -DCMAKE_BUILD_TYPE=Release -DFASTRNN_CUDA=ON -DFASTRNN_CUDA_ARCHITECTURES=native \
+    -DFASTRNN_TESTS=ON -DPython_EXECUTABLE="$(command -v "$1")" &&
     cmake --build "$3/build" --parallel "$(nproc)" &&
     mkdir -p "$3/site" && cp -r "$2/python/fastrnn" "$3/site/" && cp "$3/build/"_core.*.so "$3/site/fastrnn/"
 }
 export -f build
-
-persistent() {  # OUT ARCHITECTURE
-  local flags=(-std=c++20 -O2 -Icsrc) objects=() name
-  mkdir -p "$1/persistent" || return
-  for name in cpu/kernels cpu/threads dispatch memory no_cuda; do
-    objects+=("$1/persistent/${name##*/}.o")
-    c++ "${flags[@]}" -DFASTRNN_ISA=scalar '-DFASTRNN_ISA_HEADER="cpu/isa/scalar.hpp"' -c "csrc/$name.cpp" \
-      -o "${objects[-1]}" || return
-  done
-  nvcc "${flags[@]}" --expt-relaxed-constexpr --split-compile=0 -arch="sm_$2" -Icuda -c \
-    -x cu tests/cpp/cuda_emulation/test_persistent.cpp -o "$1/persistent/claims.o" &&
-    nvcc "$1/persistent/claims.o" "${objects[@]}" -o "$1/persistent/test"
-}
-export -f persistent
 
 step versions 30 bash -c 'versions "$@"' _ "$python" "$root" && cp "$out/versions.log" "$out/versions.txt"
 if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
@@ -96,10 +83,8 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
     step tests 90 "$python" -m pytest -q -o addopts=--import-mode=importlib -p no:cacheprovider -m gpu --junitxml "$out/tests.xml" tests
   fi
   if ((${architecture:-0} >= 90)); then
-    if step persistent-build 150 bash -c 'persistent "$@"' _ "$out" "${architecture/#90/90a}"; then
-      step persistent-time 40 "$out/persistent/test" time && cp "$out/persistent-time.log" "$out/persistent.jsonl"
-      step persistent 60 "$out/persistent/test"
-    fi
+    step persistent 60 "$out/build/tests/cpp/test_persistent"
+    step paths 60 "$python" benchmarks/gpu_paths.py "$out/paths.jsonl" --seconds 45
   fi
   sanitizer=$(command -v compute-sanitizer)
   if [[ -n $sanitizer ]]; then
@@ -107,6 +92,8 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
       step "$tool" 40 "$sanitizer" --tool "$tool" --error-exitcode 1 \
         "$python" benchmarks/gpu_check.py "$out/$tool.json" --only "float32 T3B2I4H5"
     done
+    FASTRNN_CUDA_PATH=steps step memcheck-steps 40 "$sanitizer" --tool memcheck --error-exitcode 1 \
+      "$python" benchmarks/gpu_check.py "$out/memcheck-steps.json" --only "float32 T3B2I4H5"
   fi
   if step probe-build 60 nvcc -std=c++20 -O3 -arch=native -o "$out/probe" benchmarks/gpu_probe.cu; then
     step probe 40 "$out/probe" "$out/probe.jsonl"
@@ -114,8 +101,11 @@ if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
   left=$((end - SECONDS - 30))  # a case may take some seconds more, and then comes the table
   step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds $((left < 180 ? left : 180))
   step table 30 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --table && cp "$out/table.log" "$out/table.md"
-  step ptxas 60 nvcc -std=c++20 --expt-relaxed-constexpr -Xptxas=-v -arch="sm_$architecture" -cubin \
-    -o "$out/kernels.cubin" -I csrc -I cuda cuda/kernels.cu && cp "$out/ptxas.log" "$out/ptxas.txt"
+  for source in kernels persistent; do
+    step "ptxas-$source" 60 nvcc -std=c++20 --expt-relaxed-constexpr --split-compile=0 -Xptxas=-v \
+      -arch="sm_${architecture/#90/90a}" -cubin -o "$out/$source.cubin" -I csrc -I cuda "cuda/$source.cu" &&
+      cat "$out/ptxas-$source.log" >>"$out/ptxas.txt"
+  done
   cat "$out/table.md" 2>/dev/null
 fi
 if ((${#failed[@]})); then

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,7 @@ struct Call {
 // c and the gates.
 struct Saved {
   Call call;
+  std::optional<std::string> path = std::nullopt;  // that forward took, where there are several
 };
 
 // What a call keeps for backward, beside c.

@@ -153,7 +153,9 @@ py::tuple run_sequence(Call&& call, py::handle x, py::handle h0, py::handle c0, 
     call.owners.push_back(y);
     call.owners.push_back(c);
     a.packed = nullptr;
-    saved = py::cast(std::make_unique<Saved>(std::move(call)));
+    std::optional<std::string> path;
+    if (call.backend->path) path = call.backend->path(a, false);
+    saved = py::cast(std::make_unique<Saved>(std::move(call), std::move(path)));
   }
   return py::make_tuple(to_kind_of(like, y), to_kind_of(like, h_n), to_kind_of(like, c_n), saved,
                         return_cell_sequence ? to_kind_of(like, c) : py::none(),
@@ -392,6 +394,34 @@ std::string describe(const Saved& saved) {
          ", H=" + std::to_string(call.H()) + ", backend=" + call.backend->name + ">";
 }
 
+// -> (forward, backward) of a call of these sizes
+py::tuple py_cuda_path(const std::string& cell, const std::string& dtype, int64_t T, int64_t B,
+                       int64_t H, bool reset, int device) {
+  const std::string names[] = {"float32", "float64", "float16", "bfloat16"};
+  const auto* const found = std::find(std::begin(names), std::end(names), dtype);
+  if (found == std::end(names)) {
+    throw ValueError(
+        "cuda_path: argument 'dtype' must be float32, float64, float16 or bfloat16, "
+        "got '" +
+        dtype + "'");
+  }
+  if (T < 0 || B < 0 || H < 1) {
+    throw ValueError(
+        "cuda_path: arguments 'T' and 'B' must not be negative, and 'H' must be at "
+        "least 1, got T=" +
+        std::to_string(T) + ", B=" + std::to_string(B) + ", H=" + std::to_string(H));
+  }
+  const KernelTable& backend = find_backend("cuda");
+  ForwardArgs a;
+  a.cell = find_cell(cell);
+  a.x.device = device;
+  a.x.shape[0] = T, a.x.shape[1] = B;
+  a.w_hh.shape[0] = cell_info(a.cell)->gates * H, a.w_hh.shape[1] = H;
+  a.w_hh.dtype = static_cast<DType>(found - std::begin(names));
+  a.reset.present = reset;
+  return py::make_tuple(backend.path(a, false), backend.path(a, true));
+}
+
 }  // namespace
 }  // namespace fastrnn::bindings
 
@@ -413,7 +443,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def("__repr__", &describe)
       .def_property_readonly(
           "backend", [](const Saved& saved) { return saved.call.backend->name; },
-          "Name of the backend that ran.");
+          "Name of the backend that ran.")
+      .def_property_readonly(
+          "path", [](const Saved& saved) { return saved.path; },
+          "Which way the backend took, and why; None: it has only one.");
   py::class_<Weights>(m, "Weights",
                       "The weights of one layer, checked and packed once for many calls.")
       .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("w_ih"),
@@ -450,6 +483,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("set_num_threads", &py_set_num_threads, py::arg("n"));
   m.def("float32_precision", [] { return fastrnn::name_of(fastrnn::float32_precision()); });
   m.def("set_float32_precision", &py_set_float32_precision, py::arg("precision"));
+  m.def("cuda_path", &py_cuda_path, py::arg("cell"), py::arg("dtype"), py::arg("T"), py::arg("B"),
+        py::arg("H"), py::arg("reset"), py::arg("device"), "-> (forward, backward)");
   m.def("set_least_work", &fastrnn::set_least_work, py::arg("multiply_adds"));
   register_derivatives(m);
   register_layer(m);

@@ -395,7 +395,8 @@ class FamilyBackward {
     gradients_.of_input(flow);
     if (a_.dw_hh.present) state_weights(flow);
     if (a_.dw_hr.present) projection();
-    gradients_.of_biases(p_.dgates, D, kSlots.x, kSlots.h);
+    gradients_.add_up_biases(p_.dgates, D);
+    gradients_.of_biases(D, kSlots.x, kSlots.h);
     gains();
     if (a_.dpeephole.present) peepholes();
   }

@@ -24,24 +24,25 @@ namespace persistent {
 template <class Value>
 struct BackwardData {
   Sequence seq;
-  const Value* w_hh;  // [G*H, H]
-  const Value* dy;    // [T, B, H] or null
-  const Value* dh_n;  // [B, H] or null
-  const float* dc_n;
-  const Value* h0;  // [B, H] or null
-  const float* c0;
-  const Value* y;        // [T, B, H]
-  const float* c;        // [T, B, H]
-  const Value* reserve;  // [T, B, R*H]; may be dgates
-  Value* dgates;         // [T, B, D*H]  zeros where no step works
-  Value* dh0;            // [B, H] or null
-  float* dc0;
-  float* db;  // [tiles, D*H] or null: sums of dgates over the rows of each tile
+  const Value* w_hh;       // [G*H, H]
+  Rows<const Value> dy;    // [T, B, H] or null
+  Rows<const Value> dh_n;  // [B, H] or null
+  Rows<const float> dc_n;
+  Rows<const Value> h0;  // [B, H] or null
+  Rows<const float> c0;
+  Rows<const Value> y;        // [T, B, H]
+  Rows<const float> c;        // [T, B, H]
+  Rows<const Value> reserve;  // [T, B, R*H]
+  Value* dgates;              // [T, B, D*H]  zeros where no step works
+  Rows<Value> dh0;            // [B, H] or null
+  Rows<float> dc0;
+  float* db;  // [tiles, D*H]: sums of dgates over the rows of each tile
 };
 
 template <template <class> class C, class Mode_, int kTiles_, int kRowWarps_, int kDepthWarps_,
           int kItems_>
 struct BackwardTraits {
+  static constexpr bool kGrouped = false;
   using Mode = Mode_;
   using V = typename Mode::V;
   using Cell = C<V>;
@@ -49,45 +50,33 @@ struct BackwardTraits {
   static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kDepthWarps_;
   static constexpr int kWarps = kRowWarps * kDepthWarps, kThreads = kWarps * kWarp;
   static constexpr int kWeightRegisters = 128;
-  static constexpr int kItems = kItems_;                 // units of a lane
-  static constexpr int kUnits = kItems * kWarp;          // a block can have
-  static constexpr int kRows = kRowWarps * kTiles * 16;  // hidden units of a cluster
+  static constexpr int kItems = kItems_;                      // units of a lane
+  static constexpr int kUnits = kItems * kWarp;               // a block can have
+  static constexpr int kMostUnits = kRowWarps * kTiles * 16;  // of a cluster
   static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
-  static constexpr int kNeeded =
+  static constexpr int kMostSteps =
       (Cell::kGates * kUnits + kDepth * kDepthWarps - 1) / (kDepth * kDepthWarps);
-  static constexpr int kHeld = kFit < kNeeded ? kFit : kNeeded;
+  static constexpr int kHeld = kFit < kMostSteps ? kFit : kMostSteps;
+  static constexpr int64_t depth(int units, int) { return int64_t{Cell::kGates} * units; }
   static_assert(kWarps == kColumns, "a warp has one batch row");
   static_assert(Cell::kEarly == 0, "one product a step");
   static_assert(kHeld > 0);
 };
 
 template <class Traits>
-struct BackwardShape {
-  using Mode = typename Traits::Mode;
-  static constexpr int kGates = Traits::Cell::kGates;
-  int units, steps;
-  OperandShape<Mode> operand;
+struct BackwardShape : BlockShape<Traits> {
   int slot_pitch, slot, slots;  // floats of a row, floats of a slot, slots
-  int sums, db, rest, rest_of_warp, bytes;
+  int gates, sums, db;          // offsets in shared memory
 
   BackwardShape(int64_t H, int cluster)
-      : units(units_of(H, cluster)),
-        steps(static_cast<int>(
-            divide_up(int64_t{kGates} * units, int64_t{kDepth} * Traits::kDepthWarps))),
-        operand(steps * Traits::kDepthWarps),
-        slot_pitch(units + (cluster == 1 ? 4 : 0)),  // for stores of 16 bytes by a warp
+      : BlockShape<Traits>(H, cluster),
+        slot_pitch(this->units + (cluster == 1 ? 4 : 0)),  // for stores of 16 bytes by a warp
         slot(kColumns * slot_pitch),
         slots(cluster * Traits::kDepthWarps) {
-    constexpr int kBarriers = 16;
-    sums = kBarriers + operand.bytes;
-    db = sums + 2 * slots * slot * 4;
-    rest = db + kColumns * Traits::Cell::kSlots * units * 4;
-    rest_of_warp = Weights<Mode, Traits::kTiles, Traits::kHeld>::shared_bytes(steps);
-    bytes = rest + Traits::kWarps * rest_of_warp;
-  }
-  bool fits(int64_t H, int cluster, int64_t shared_bytes) const {
-    return units <= Traits::kUnits && int64_t{units} * cluster <= Traits::kRows && H > 0 &&
-           bytes <= shared_bytes;
+    gates = this->take(this->operand.bytes);
+    sums = this->take(2 * slots * slot * 4);
+    db = this->take(kColumns * Traits::Cell::kSlots * this->units * 4);
+    this->take_weights();
   }
 };
 
@@ -110,6 +99,7 @@ __device__ inline void transpose_rows(int lane, float (&values)[4]) {
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     backward_kernel(BackwardData<typename Traits::Mode::Value> p, BackwardShape<Traits> shape) {
+#if FASTRNN_HAS_CLUSTERS
   using Mode = typename Traits::Mode;
   using Value = typename Mode::Value;
   using V = typename Traits::V;
@@ -127,22 +117,17 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 
   char* const memory = shared_memory();
   Barrier* const barriers = reinterpret_cast<Barrier*>(memory);
-  char* const operand = memory + 16;
+  char* const operand = memory + shape.gates;
   float* const slots = reinterpret_cast<float*>(memory + shape.sums);
   float* const db = reinterpret_cast<float*>(memory + shape.db) + warp * D * shape.units;
   const int bytes_of_all = shape.slots * kColumns * shape.units * 4;
 
   // -------------------------------------------------------------- before the last step
-  if (thread == 0 && size > 1) {
-    for (int i = 0; i < 2; ++i) init_barrier(&barriers[i]);
-    for (int i = 0; i < 2; ++i) expect_bytes(&barriers[i], bytes_of_all);
-  }
-  for (int i = thread; i < shape.operand.bytes / 16; i += Traits::kThreads) {
-    reinterpret_cast<Word16*>(operand)[i] = {};
-  }
+  if (thread == 0) arm_barriers(barriers, bytes_of_all);
+  clear_shared(operand, shape.operand.bytes, thread, Traits::kThreads);
   for (int i = lane; i < D * shape.units; i += kWarp) db[i] = 0;
   // row: hidden unit that h' is of; k: unit by unit, its gates
-  Weights<Mode, Traits::kTiles, Traits::kHeld> weights;
+  typename BlockShape<Traits>::OwnWeights weights;
   weights.load(lane, shape.steps, memory + shape.rest + warp * shape.rest_of_warp,
                [&](int m, int half, int k) -> Value {
                  const int row = (row_warp * Traits::kTiles + m) * 16 + half * 8 + lane / 4;
@@ -153,60 +138,63 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                });
 
   // --------------------------------------------------------------------- what this thread holds
-  const int64_t steps = steps_of(p.seq, tile), length = length_of(p.seq, b);
+  const int steps = steps_of(p.seq, tile), length = length_of(p.seq, b);
   float dstate[kItems][S], curr[kItems][S], prev[kItems][S], saved[kItems][R > 0 ? R : 1],
       dy[kItems];
   auto is_real = [&](int i) {
     return lane + i * kWarp < shape.units && first_unit + lane + i * kWarp < hidden;
   };
   // the states after step s, before the first one if s < 0
-  auto fetch_states = [&](int64_t s, float (&states)[kItems][S]) {
+  auto fetch_states = [&](int s, float (&states)[kItems][S]) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
 #pragma unroll
       for (int k = 0; k < S; ++k) states[i][k] = 0;
       if (!is_real(i) || b >= B || s >= length) continue;
-      const int64_t unit = first_unit + lane + i * kWarp;
+      const int unit = first_unit + lane + i * kWarp;
       if (s >= 0) {
-        const int64_t at = (time_of(p.seq, length, s) * B + b) * H + unit;
-        states[i][0] = computed(p.y[at]);
-        if constexpr (S > 1) states[i][1] = p.c[at];
+        const int t = time_of(p.seq, length, s);
+        states[i][0] = computed(p.y.at(t, b)[unit]);
+        if constexpr (S > 1) states[i][1] = p.c.at(t, b)[unit];
       } else {
-        if (p.h0) states[i][0] = computed(p.h0[b * H + unit]);
+        if (p.h0) states[i][0] = computed(p.h0.at(0, b)[unit]);
         if constexpr (S > 1) {
-          if (p.c0) states[i][1] = p.c0[b * H + unit];
+          if (p.c0) states[i][1] = p.c0.at(0, b)[unit];
         }
       }
     }
   };
   Step next;
-  auto fetch = [&](int64_t s) {
+  auto fetch = [&](int s) {
     next = Step(p.seq, b, length, s);
+    const int first = first_unit + lane;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       dy[i] = 0;
       if (!is_real(i) || !next.valid) continue;
-      const int64_t unit = first_unit + lane + i * kWarp;
-      if (p.dy) dy[i] = computed(p.dy[next.row * H + unit]);
-      const Value* const from = p.reserve + next.row * R * H + unit;
-      for (int k = 0; k < R && !next.masked; ++k) saved[i][k] = computed(from[k * H]);
+      const int unit = first + i * kWarp;
+      if (p.dy) dy[i] = computed(p.dy.at(next.t, b)[unit]);
+      if (next.masked) continue;
+      const Value* const from = p.reserve.at(next.t, b) + unit;
+#pragma unroll
+      for (int k = 0; k < R; ++k) saved[i][k] = computed(from[k * H]);
     }
     fetch_states(s - 1, prev);
   };
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const bool real = is_real(i) && b < B;
-    const int64_t at = b * H + first_unit + lane + i * kWarp;
-    dstate[i][0] = real && p.dh_n ? computed(p.dh_n[at]) : 0;
-    if constexpr (S > 1) dstate[i][1] = real && p.dc_n ? p.dc_n[at] : 0;
+    const int unit = first_unit + lane + i * kWarp;
+    dstate[i][0] = real && p.dh_n ? computed(p.dh_n.at(0, b)[unit]) : 0;
+    if constexpr (S > 1) dstate[i][1] = real && p.dc_n ? p.dc_n.at(0, b)[unit] : 0;
   }
   fetch_states(steps - 1, curr);
   fetch(steps - 1);
   sync_cluster();
 
   // what the gate gradients of step s + 1 send back through W_hh
-  auto add_incoming = [&](int64_t s) {
-    const int64_t turn = steps - 1 - s;  // 1, 2, ...
+  auto add_incoming = [&](int s) {
+    const int turn = steps - 1 - s;  // 1, 2, ...
     if (turn == 0) return;
     if (size > 1) {
       wait_phase(&barriers[turn % 2], phase_parity(turn));
@@ -224,14 +212,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   };
 
   // ----------------------------------------------------------------------------------- the steps
-  for (int64_t s = steps - 1; s >= 0; --s) {
+  for (int s = steps - 1; s >= 0; --s) {
     add_incoming(s);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int own = lane + i * kWarp;
       float gradients[D] = {};
       if (is_real(i) && next.valid) {
-        const int64_t unit = first_unit + own;
+        const int unit = first_unit + own;
         dstate[i][0] += dy[i];
         if (!next.masked) {
           V before[S], after[S], kept[R > 0 ? R : 1], dcurr[S], dgates[D], dprev[S];
@@ -253,7 +241,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
             db[k * shape.units + own] += gradients[k];
           }
         }
-        Value* const to = p.dgates + next.row * D * H + unit;
+        Value* const to = p.dgates + (int64_t{next.t} * B + b) * D * H + unit;
 #pragma unroll
         for (int k = 0; k < D; ++k) to[k * H] = stored<Value>(gradients[k]);
         if (next.resets) {
@@ -277,10 +265,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     if (row_warp * Traits::kTiles * 16 < size * shape.units) {
       weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
     }
-    const int64_t turn = steps - s;
+    const int turn = steps - s;
     const int slot =
-        (static_cast<int>(turn % 2) * shape.slots + rank * Traits::kDepthWarps + depth_warp) *
-        shape.slot;
+        (turn % 2 * shape.slots + rank * Traits::kDepthWarps + depth_warp) * shape.slot;
 #pragma unroll
     for (int m = 0; m < Traits::kTiles; ++m) {
       // four units of one batch row: of rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1)
@@ -308,22 +295,23 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   for (int i = 0; i < kItems; ++i) {
     if (!is_real(i) || b >= B) continue;
     const int64_t unit = first_unit + lane + i * kWarp;
-    if (p.dh0) p.dh0[b * H + unit] = stored<Value>(dstate[i][0]);
+    if (p.dh0) p.dh0.at(0, b)[unit] = stored<Value>(dstate[i][0]);
     if constexpr (S > 1) {
-      if (p.dc0) p.dc0[b * H + unit] = dstate[i][1];
+      if (p.dc0) p.dc0.at(0, b)[unit] = dstate[i][1];
     }
     for (int64_t t = length; t < p.seq.T; ++t) {
       for (int k = 0; k < D; ++k) p.dgates[((t * B + b) * D + k) * H + unit] = stored<Value>(0);
     }
   }
   sync_block();
-  for (int i = thread; p.db && i < D * shape.units; i += Traits::kThreads) {
+  for (int i = thread; i < D * shape.units; i += Traits::kThreads) {
     const int64_t unit = first_unit + i % shape.units;
     if (unit >= H) continue;
     float sum = 0;
     for (int n = 0; n < kColumns; ++n) sum += (db + (n - warp) * D * shape.units)[i];
     p.db[(tile * D + i / shape.units) * H + unit] = sum;
   }
+#endif
 }
 
 }  // namespace persistent

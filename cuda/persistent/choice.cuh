@@ -3,8 +3,11 @@
 // compute capability 9.0; no measurement of these kernels stands behind them.
 #pragma once
 
+#include <map>
+#include <tuple>
+
 #include "persistent/launch.cuh"
-#include "persistent/sizes.cuh"
+#include "persistent/measured.cuh"
 
 namespace fastrnn {
 namespace {
@@ -15,43 +18,53 @@ namespace persistent {
 struct Model {
   static constexpr double kMegahertz = 1750;
   static constexpr double kHandOff = 250;        // an asynchronous store until its receiver goes on
+  static constexpr double kCacheHandOff = 900;   // the same through the L2 cache
   static constexpr double kBarrier = 40;         // of a block
   static constexpr double kCell = 140;           // the longest chain of a cell
   static constexpr double kMultiplyAdds = 1288;  // of 16-bit operands by mma.sync
   static constexpr double kSharedBytes = 128;
   static constexpr double kReceivedBytes = 14;  // from other blocks' shared memory
+  static constexpr double kCacheBytes = 24;     // from the L2 cache
   static constexpr double kFunctions = 16;      // of the special function unit
 };
 
 // what a step does in one block
 struct StepWork {
-  double multiply_adds, shared_bytes, received_bytes, functions, barriers;
+  double multiply_adds, shared_bytes, hand_off, receiving, functions, barriers;
 
-  double clocks(int cluster) const {
+  double clocks() const {
     const double product = multiply_adds / Model::kMultiplyAdds;
     const double shared = shared_bytes / Model::kSharedBytes;
-    return (cluster > 1 ? Model::kHandOff : Model::kBarrier) + barriers * Model::kBarrier +
-           Model::kCell + (product > shared ? product : shared) +
-           (received_bytes / Model::kReceivedBytes + functions / Model::kFunctions) / 2;
+    return hand_off + barriers * Model::kBarrier + Model::kCell +
+           (product > shared ? product : shared) + (receiving + functions / Model::kFunctions) / 2;
   }
 };
 
 template <class Traits, class Shape>
-StepWork work_of_product(const Shape& shape) {
+StepWork work_of_product(const Shape& shape, int cluster) {
   using Mode = typename Traits::Mode;
   const double tiles = Traits::kWarps * Traits::kTiles * shape.steps;
   const double operand_bytes = kDepth * kColumns * Mode::kPlanes * sizeof(typename Mode::Element);
   return {tiles * 16 * kDepth * kColumns * Mode::kPasses,
-          Traits::kWarps * (shape.steps * operand_bytes + shape.rest_of_warp), 0, 0, 1};
+          Traits::kWarps * (shape.steps * operand_bytes + shape.rest_of_warp),
+          Traits::kGrouped ? Model::kCacheHandOff
+          : cluster > 1    ? Model::kHandOff
+                           : Model::kBarrier,
+          0,
+          0,
+          1};
 }
 
 template <class Traits>
 StepWork work_of(const ForwardShape<Traits>& shape, int cluster) {
   using Mode = typename Traits::Mode;
-  StepWork work = work_of_product<Traits>(shape);
+  StepWork work = work_of_product<Traits>(shape, cluster);
   const double pairs = kColumns * shape.units;
-  work.shared_bytes += 2.0 * (shape.rest - shape.sums);
-  work.received_bytes = (cluster - 1) * pairs * Mode::kPlanes * sizeof(typename Mode::Element);
+  work.shared_bytes += 2.0 * shape.kSums;
+  const double received = (cluster - 1) * pairs * Mode::kPlanes * sizeof(typename Mode::Element);
+  // of a word through the cache a quarter is its number
+  work.receiving =
+      Traits::kGrouped ? received * 4 / 3 / Model::kCacheBytes : received / Model::kReceivedBytes;
   work.functions = pairs * (Traits::Cell::kGates + Traits::Cell::kStates - 1) * 2;
   work.barriers += Traits::kDepthWarps > 1;
   return work;
@@ -59,100 +72,65 @@ StepWork work_of(const ForwardShape<Traits>& shape, int cluster) {
 
 template <class Traits>
 StepWork work_of(const BackwardShape<Traits>& shape, int cluster) {
-  StepWork work = work_of_product<Traits>(shape);
+  StepWork work = work_of_product<Traits>(shape, cluster);
   const double slot_bytes = 4.0 * shape.slots * kColumns * shape.units;
   work.shared_bytes += (cluster > 1 ? 1 : 2) * slot_bytes;
-  work.received_bytes = cluster > 1 ? slot_bytes : 0;
+  work.receiving = cluster > 1 ? slot_bytes / Model::kReceivedBytes : 0;
   work.functions = 2.0 * kColumns * shape.units * (Traits::Cell::kStates - 1);
   return work;
 }
 
-enum class Tile { kNone, kBlock, kSpread, kWide };
+using Choice = PersistentChoice;
 
-struct Choice {
-  Tile tile = Tile::kNone;  // none: nothing fits
-  int cluster = 0;
-  double microseconds = 0;  // of a step of the whole batch, as the model has it
-};
-
-// Takes the tile for the choice if it fits and its step is shorter.
-template <class Traits, class Data, class Shape>
-void consider(void (*kernel)(Data, Shape), Tile tile, int64_t H, int64_t B, Choice& best) {
-  constexpr int64_t kSharedBytes = 227 << 10;
-  for (int cluster = tile == Tile::kBlock ? 1 : 2; cluster <= (tile == Tile::kBlock ? 1 : 16);
-       cluster *= 2) {
-    const Shape shape(H, cluster);
-    if (!shape.fits(H, cluster, kSharedBytes)) continue;
-    const ClusterLaunch launch(kernel, 1, cluster, Traits::kThreads, shape.bytes, nullptr);
-    const int active = active_clusters(kernel, launch);
-    if (active == 0) continue;
-    const double rounds = static_cast<double>(divide_up(divide_up(B, kColumns), int64_t{active}));
-    const double step = rounds * work_of(shape, cluster).clocks(cluster) / Model::kMegahertz;
-    if (best.tile == Tile::kNone || step < best.microseconds) best = {tile, cluster, step};
-  }
-}
-
-// 48 units a block: for 16 bits alone, and not for the LSTM with coupled gates, which would spill
-template <template <class> class C, class Mode>
-constexpr bool kHasWide = Mode::kLeft == 4 && C<float>::kStates + C<float>::kGates != 5;
-
-template <template <class> class C, class Mode>
-Choice choose_forward(int64_t H, int64_t B) {
-  using Block = typename ForwardBlock::template Traits<C, Mode>;
-  using Spread = typename ForwardSpread::template Traits<C, Mode>;
+// The tile and cluster of those that fit the current device whose step is the shortest.
+template <class Way, template <class> class C, class Mode>
+Choice search(int64_t H, int64_t B, const PersistentLimit& limit) {
   Choice best;
-  consider<Block>(forward_kernel<Block>, Tile::kBlock, H, B, best);
-  consider<Spread>(forward_kernel<Spread>, Tile::kSpread, H, B, best);
-  if constexpr (kHasWide<C, Mode>) {
-    using Wide = typename ForwardWide::template Traits<C, Mode>;
-    consider<Wide>(forward_kernel<Wide>, Tile::kWide, H, B, best);
-  }
+  const Device& device = Device::current();
+  if (device.capability < 9) return best;
+  for_each_size<Way, C, Mode>([&]<class Traits>(Tile tile) {
+    if (limit.tile != Tile::kNone && limit.tile != tile) return;
+    const int least = tile == Tile::kBlock ? 1 : Traits::kGrouped ? 8 : 2;
+    const int most = tile == Tile::kBlock ? 1 : Traits::kGrouped ? 128 : 16;
+    for (int cluster = least; cluster <= most; cluster *= 2) {
+      const typename Way::template Shape<Traits> shape(H, cluster);
+      if (limit.cluster > 0 && limit.cluster != cluster) continue;
+      if (!shape.fits(cluster, device.shared_bytes)) continue;
+      const int64_t active = Launch<Way, Traits>(shape, cluster, nullptr).active();
+      if (active == 0) continue;
+      const auto rounds = static_cast<double>(divide_up(divide_up(B, kColumns), active));
+      const double clocks =
+          work_of(shape, cluster).clocks() * measured_ratio<Way, C<float>, Mode>(tile, cluster, H);
+      const double step = rounds * clocks / Model::kMegahertz;
+      if (best.tile == Tile::kNone || step < best.microseconds) best = {tile, cluster, step};
+    }
+  });
   return best;
 }
 
-template <template <class> class C, class Mode>
-Choice choose_backward(int64_t H, int64_t B) {
-  using Block = typename BackwardBlock::template Traits<C, Mode>;
-  using Spread = typename BackwardSpread::template Traits<C, Mode>;
-  Choice best;
-  consider<Block>(backward_kernel<Block>, Tile::kBlock, H, B, best);
-  consider<Spread>(backward_kernel<Spread>, Tile::kSpread, H, B, best);
-  if constexpr (kHasWide<C, Mode>) {
-    using Wide = typename BackwardWide::template Traits<C, Mode>;
-    consider<Wide>(backward_kernel<Wide>, Tile::kWide, H, B, best);
-  }
-  return best;
+// The same, from memory: asking the device takes tens of microseconds.
+template <class Way, template <class> class C, class Mode>
+Choice choose(int64_t H, int64_t B, const PersistentLimit& limit) {
+  constexpr size_t kMost = 1024;
+  static thread_local std::map<std::tuple<int, int64_t, int64_t, Tile, int>, Choice> known;
+  int device = 0;
+  FASTRNN_CUDA_CHECK(cudaGetDevice(&device));
+  const std::tuple key(device, H, divide_up(B, kColumns), limit.tile, limit.cluster);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  if (known.size() >= kMost) known.clear();
+  return known[key] = search<Way, C, Mode>(H, B, limit);
 }
 
 // runs a choice that fits
-template <template <class> class C, class Mode>
-void run_forward(const Choice& choice, cudaStream_t stream,
-                 const ForwardData<typename Mode::Value>& data) {
-  using Block = typename ForwardBlock::template Traits<C, Mode>;
-  using Spread = typename ForwardSpread::template Traits<C, Mode>;
-  if (choice.tile == Tile::kBlock) {
-    launch_tiles<Block>(forward_kernel<Block>, choice.cluster, stream, data);
-  } else if (choice.tile == Tile::kSpread) {
-    launch_tiles<Spread>(forward_kernel<Spread>, choice.cluster, stream, data);
-  } else if constexpr (kHasWide<C, Mode>) {
-    using Wide = typename ForwardWide::template Traits<C, Mode>;
-    launch_tiles<Wide>(forward_kernel<Wide>, choice.cluster, stream, data);
-  }
-}
-
-template <template <class> class C, class Mode>
-void run_backward(const Choice& choice, cudaStream_t stream,
-                  const BackwardData<typename Mode::Value>& data) {
-  using Block = typename BackwardBlock::template Traits<C, Mode>;
-  using Spread = typename BackwardSpread::template Traits<C, Mode>;
-  if (choice.tile == Tile::kBlock) {
-    launch_tiles<Block>(backward_kernel<Block>, choice.cluster, stream, data);
-  } else if (choice.tile == Tile::kSpread) {
-    launch_tiles<Spread>(backward_kernel<Spread>, choice.cluster, stream, data);
-  } else if constexpr (kHasWide<C, Mode>) {
-    using Wide = typename BackwardWide::template Traits<C, Mode>;
-    launch_tiles<Wide>(backward_kernel<Wide>, choice.cluster, stream, data);
-  }
+template <class Way, template <class> class C, class Mode>
+void run(const Choice& choice, cudaStream_t stream,
+         const typename Way::template Data<typename Mode::Value>& data) {
+  for_each_size<Way, C, Mode>([&]<class Traits>(Tile tile) {
+    if (tile != choice.tile) return;
+    const typename Way::template Shape<Traits> shape(data.seq.H, choice.cluster);
+    Launch<Way, Traits>(shape, choice.cluster, stream).run(data);
+  });
 }
 
 }  // namespace persistent

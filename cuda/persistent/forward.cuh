@@ -12,21 +12,43 @@
 // The rows of a warp's 16 x 16 tiles are permuted so that a lane gets all gates of a unit: half a
 // tile is one gate of 8 units. Sums over K of warps side by side meet in shared memory. Then the
 // cell, on registers; h goes to the operand of the next step, of two that take turns: by plain
-// stores in the own block, and by asynchronous ones into the other blocks of the cluster, which
-// count in a barrier there. Nothing else holds the blocks together: a block that sends h(s + 1) has
-// had all of h(s), so every other block has done with h(s - 1), whose place h(s + 1) takes.
+// stores in the own block, and to the others that share the batch rows by an exchange
+// (exchange.cuh): a cluster, or a group of blocks anywhere. Nothing else holds the blocks together:
+// a block that sends h(s + 1) has had all of h(s), so every other block has done with h(s - 1),
+// whose place h(s + 1) takes.
 #pragma once
 
 #include "persistent/data.cuh"
+#include "persistent/exchange.cuh"
 
 namespace fastrnn {
 namespace {
 namespace cuda {
 namespace persistent {
 
+template <class Value>
+struct ForwardData {
+  Sequence seq;
+  int first, last;            // steps of this launch
+  const Value* w_hh;          // [G*H, H]
+  Vector<Value> b_ih, b_hh;   // [G*H]
+  const float* gx;            // [last - first, B, G*H]  in the order of the steps
+  Rows<const Value> h_first;  // [B, H] or null
+  Rows<const float> c_first;
+  Rows<Value> y;        // [T, B, H]
+  Rows<float> c;        // [T, B, H] or null
+  Rows<Value> reserve;  // [T, B, R*H] or null
+  Rows<Value> h_n;      // [B, H]
+  Rows<float> c_n;
+  Word16* exchange;    // where blocks are in groups; zeros
+  int first_tile = 0;  // of this launch
+  int group = 0;       // blocks
+};
+
 template <template <class> class C, class Mode_, int kGroups_, int kRowWarps_, int kDepthWarps_,
-          int kMostHeld>
+          bool kGrouped_>
 struct ForwardTraits {
+  static constexpr bool kGrouped = kGrouped_;  // and not clusters
   using Mode = Mode_;
   using V = typename Mode::V;
   using Cell = C<V>;
@@ -36,11 +58,15 @@ struct ForwardTraits {
   static constexpr int kTiles = kGroups * Cell::kGates / 2;
   static constexpr int kWeightRegisters = 128;
   static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
+  static constexpr int kMostHeld = kGrouped ? 16 : 8;
   static constexpr int kHeld = kFit < kMostHeld ? kFit : kMostHeld;
+  static constexpr int kUnits = kRowWarps * kGroups * 8;  // a block can have
+  static constexpr int kMostSteps = 1 << 20;
   static constexpr int kPairs = 2 * kGroups;  // (unit, column) of a lane, over all depth warps
   static constexpr int kItems = (kPairs + kDepthWarps - 1) / kDepthWarps;  // of them, of one warp
   static constexpr int kOwnColumns = kItems < 2 ? kItems : 2;
-  static constexpr int kUnits = kRowWarps * kGroups * 8;  // a block can have
+  static constexpr int kMostUnits = 1 << 30;  // of a cluster
+  static constexpr int64_t depth(int units, int cluster) { return int64_t{units} * cluster; }
   static_assert(kItems == 1 || kItems % 2 == 0, "item i is of column i % kOwnColumns");
   static_assert(kGroups * Cell::kGates % 2 == 0, "a tile is two gates of 8 units");
   static_assert(Cell::kEarly == 0, "one product a step");
@@ -48,29 +74,19 @@ struct ForwardTraits {
 };
 
 template <class Traits>
-struct ForwardShape {
+struct ForwardShape : BlockShape<Traits> {
   using Mode = typename Traits::Mode;
   static constexpr int kGates = Traits::Cell::kGates;
-  int units, steps;  // of this block; of the product, a warp
-  OperandShape<Mode> operand;
-  int bias, scale, sums, rest, rest_of_warp, bytes;  // offsets in shared memory
+  static constexpr int kSums =
+      Traits::kRowWarps * Traits::kPairs * (Traits::kDepthWarps - 1) * kGates * kWarp * 4;
+  int operands, bias, scale, sums;  // offsets in shared memory
 
-  ForwardShape(int64_t H, int cluster)
-      : units(units_of(H, cluster)),
-        steps(static_cast<int>(
-            divide_up(int64_t{units} * cluster, int64_t{kDepth} * Traits::kDepthWarps))),
-        operand(steps * Traits::kDepthWarps) {
-    constexpr int kBarriers = 16;
-    bias = kBarriers + 2 * operand.bytes;
-    scale = bias + kGates * units * 4;
-    sums = scale + (Mode::kScaled ? (kGates * units + kColumns) * 4 : 0);
-    rest =
-        sums + Traits::kRowWarps * Traits::kPairs * (Traits::kDepthWarps - 1) * kGates * kWarp * 4;
-    rest_of_warp = Weights<Mode, Traits::kTiles, Traits::kHeld>::shared_bytes(steps);
-    bytes = rest + Traits::kWarps * rest_of_warp;
-  }
-  bool fits(int64_t, int, int64_t shared_bytes) const {
-    return units <= Traits::kUnits && bytes <= shared_bytes;
+  ForwardShape(int64_t H, int cluster) : BlockShape<Traits>(H, cluster) {
+    operands = this->take(2 * this->operand.bytes);
+    bias = this->take(2 * kGates * this->units * 4);
+    scale = this->take(Mode::kScaled ? (kGates * this->units + kColumns) * 4 : 0);
+    sums = this->take(kSums);
+    this->take_weights();
   }
 };
 
@@ -92,6 +108,7 @@ __device__ inline float largest_of_warp(float value) {
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     forward_kernel(ForwardData<typename Traits::Mode::Value> p, ForwardShape<Traits> shape) {
+#if FASTRNN_HAS_CLUSTERS
   using Mode = typename Traits::Mode;
   using Value = typename Mode::Value;
   using V = typename Traits::V;
@@ -102,40 +119,36 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int hidden = static_cast<int>(H);  // shared memory bounds it: 32 bits for W_hh
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int row_warp = warp % Traits::kRowWarps, depth_warp = warp / Traits::kRowWarps;
-  const int rank = cluster_rank(), size = cluster_size();
-  const int64_t tile = blockIdx.x / static_cast<unsigned>(size);
+  using Exchange =
+      std::conditional_t<Traits::kGrouped, CacheExchange<Traits>, ClusterExchange<Traits>>;
+  char* const memory = shared_memory();
+  const Exchange exchange(shape, memory, p.group, p.exchange);
+  const int rank = exchange.rank, size = exchange.size;
+  const int tile = p.first_tile + static_cast<int>(blockIdx.x) / size;
   const int first_unit = rank * shape.units, first_k = depth_warp * shape.steps * kDepth;
 
-  char* const memory = shared_memory();
-  Barrier* const barriers = reinterpret_cast<Barrier*>(memory);
-  char* const operands = memory + 16;
-  float* const bias = reinterpret_cast<float*>(memory + shape.bias);
+  char* const operands = memory + shape.operands;
+  float* const bias_x = reinterpret_cast<float*>(memory + shape.bias);
+  float* const bias_h = bias_x + G * shape.units;
   float* const scale = reinterpret_cast<float*>(memory + shape.scale);
   float* const column_scale = scale + G * shape.units;
   float* const partial = reinterpret_cast<float*>(memory + shape.sums);
 
   // -------------------------------------------------------------- before the first step
-  const int bytes_of_others =
-      (size - 1) * Mode::kPlanes * kColumns * shape.units * int{sizeof(typename Mode::Element)};
-  if (thread == 0) {
-    for (int i = 0; i < 2; ++i) init_barrier(&barriers[i]);
-    for (int i = 0; i < 2; ++i) expect_bytes(&barriers[i], bytes_of_others);
-  }
-  for (int i = thread; i < 2 * shape.operand.bytes / 16; i += Traits::kThreads) {
-    reinterpret_cast<Word16*>(operands)[i] = {};
-  }
+  exchange.begin(thread);
+  clear_shared(operands, 2 * shape.operand.bytes, thread, Traits::kThreads);
   for (int i = thread; i < G * shape.units; i += Traits::kThreads) {
     const int64_t unit = first_unit + i / G;
-    const bool real = p.b_hh && unit < H;
-    bias[i] = real ? computed(p.b_hh[i % G * H + unit]) : 0;
+    bias_x[i] = unit < H ? p.b_ih.at(i % G * H + unit) : 0;
+    bias_h[i] = unit < H ? p.b_hh.at(i % G * H + unit) : 0;
   }
   if constexpr (Mode::kScaled) {
     for (int row = warp; row < G * shape.units + kColumns; row += Traits::kWarps) {
       const int column = row - G * shape.units;
-      const int64_t unit = first_unit + row / G, b = tile * kColumns + column;
+      const int64_t unit = first_unit + row / G, b = int64_t{tile} * kColumns + column;
       const Value* values = nullptr;
       if (column < 0 && unit < H) values = p.w_hh + (row % G * H + unit) * H;
-      if (column >= 0 && b < B && p.h0) values = p.h0 + b * H;
+      if (column >= 0 && b < B && p.h_first) values = p.h_first.at(0, b);
       float largest = column < 0 ? 0.0f : 1.0f;  // the bound of h itself
       for (int64_t k = lane; values && k < H; k += kWarp) {
         largest = std::fmax(largest, std::fabs(computed(values[k])));
@@ -144,14 +157,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     }
   }
   sync_block();
-  for (int64_t i = thread; p.h0 && i < kColumns * H; i += Traits::kThreads) {
+  for (int64_t i = thread; p.h_first && i < kColumns * H; i += Traits::kThreads) {
     const int column = static_cast<int>(i / H), k = static_cast<int>(i % H);
-    const int64_t b = tile * kColumns + column;
+    const int64_t b = int64_t{tile} * kColumns + column;
     if (b >= B) break;
     const float scaled = Mode::kScaled ? column_scale[column] : 1.0f;
-    shape.operand.put(operands, column, k, computed(p.h0[b * H + k]) * scaled);
+    shape.operand.put(operands, column, k, computed(p.h_first.at(0, b)[k]) * scaled);
   }
-  Weights<Mode, Traits::kTiles, Traits::kHeld> weights;
+  typename BlockShape<Traits>::OwnWeights weights;
   weights.load(lane, shape.steps, memory + shape.rest + warp * shape.rest_of_warp,
                [&](int m, int half, int k) -> Value {
                  const int group = (2 * m + half) / G, gate = (2 * m + half) % G;
@@ -167,7 +180,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   int own[kItems] = {};  // unit within the block; the column is 2 (lane % 4) + item % 2
   float state[kItems][S];
   auto column_of = [&](int item) { return lane % 4 * 2 + (depth_warp * kItems + item) % 2; };
-  auto row_of = [&](int item) { return tile * kColumns + column_of(item); };
+  auto row_of = [&](int item) { return int64_t{tile} * kColumns + column_of(item); };
   auto is_real = [&](int item) { return own[item] >= 0 && first_unit + own[item] < H; };
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -175,38 +188,36 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     own[i] = (row_warp * Traits::kGroups + pair / 2) * 8 + lane / 4;
     if (pair >= kPairs || own[i] >= shape.units) own[i] = -1;
     const bool real = is_real(i) && row_of(i) < B;
-    const int64_t at = row_of(i) * H + first_unit + own[i];
-    state[i][0] = real && p.h0 ? computed(p.h0[at]) : 0;
-    if constexpr (S > 1) state[i][1] = real && p.c0 ? p.c0[at] : 0;
+    const int unit = first_unit + own[i];
+    state[i][0] = real && p.h_first ? computed(p.h_first.at(0, row_of(i))[unit]) : 0;
+    if constexpr (S > 1) state[i][1] = real && p.c_first ? p.c_first.at(0, row_of(i))[unit] : 0;
   }
-  int64_t length[Traits::kOwnColumns];
+  int length[Traits::kOwnColumns];
   for (int j = 0; j < Traits::kOwnColumns; ++j) length[j] = length_of(p.seq, row_of(j));
   Step next[Traits::kOwnColumns];
   float gx[kItems][G];
-  auto fetch = [&](int64_t s) {
+  auto fetch = [&](int s) {
 #pragma unroll
     for (int j = 0; j < Traits::kOwnColumns; ++j) next[j] = Step(p.seq, row_of(j), length[j], s);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const Step& step = next[i % Traits::kOwnColumns];
       if (!is_real(i) || !step.works()) continue;
-      const float* const from = p.gx + step.row * G * H + first_unit + own[i];
+      const float* const from =
+          p.gx + (int64_t{s - p.first} * B + row_of(i)) * G * H + first_unit + own[i];
       for (int g = 0; g < G; ++g) gx[i][g] = from[g * H];
     }
   };
-  fetch(0);
-  sync_cluster();
+  fetch(p.first);
+  exchange.meet(thread);
 
   // ---------------------------------------------------------------------------------- the steps
-  const int64_t steps = steps_of(p.seq, tile);
-  for (int64_t s = 0; s < steps; ++s) {
-    const char* const operand = operands + s % 2 * shape.operand.bytes;
-    char* const next_operand = operands + (s + 1) % 2 * shape.operand.bytes;
-    if (s > 0 && size > 1) {
-      Barrier* const barrier = &barriers[s % 2];
-      wait_phase(barrier, phase_parity(s));
-      if (thread == 0) expect_bytes(barrier, bytes_of_others);  // of step s + 2
-    }
+  const int longest = steps_of(p.seq, tile);
+  const int steps = (longest < p.last ? longest : p.last) - p.first;
+  for (int turn = 0; turn < steps; ++turn) {
+    char* const operand = operands + turn % 2 * shape.operand.bytes;
+    char* const next_operand = operands + (turn + 1) % 2 * shape.operand.bytes;
+    if (turn > 0) exchange.receive(thread, turn, operand);
     float sums[Traits::kTiles][4] = {};
     weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
 
@@ -262,7 +273,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
           if (step.resets) state[i][k] = 0;
           curr[k] = prev[k] = V::set(state[i][k]);
         }
-        const int64_t at = step.row * H + first_unit + own[i];
+        const int unit = first_unit + own[i];
         if (!step.masked) {
           V from_x[G], from_h[G], saved[R > 0 ? R : 1];
 #pragma unroll
@@ -271,19 +282,22 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
             if constexpr (Mode::kScaled) {
               sum = sum / scale[own[i] * G + g] / column_scale[column_of(i)];
             }
-            from_x[g] = V::set(gx[i][g]);
-            from_h[g] = V::set(sum + bias[own[i] * G + g]);
+            from_x[g] = V::set(gx[i][g] + bias_x[own[i] * G + g]);
+            from_h[g] = V::set(sum + bias_h[own[i] * G + g]);
           }
           Cell::forward(from_x, from_h, prev, curr, saved);
-          Value* const to = p.reserve + step.row * R * H + first_unit + own[i];
-          for (int k = 0; p.reserve && k < R; ++k) to[k * H] = stored<Value>(saved[k].v);
+          if (p.reserve) {
+            Value* const to = p.reserve.at(step.t, row_of(i)) + unit;
+#pragma unroll
+            for (int k = 0; k < R; ++k) to[k * H] = stored<Value>(saved[k].v);
+          }
         }
         const Value h = stored<Value>(curr[0].v);
-        p.y[at] = h;
+        p.y.at(step.t, row_of(i))[unit] = h;
         state[i][0] = computed(h);
         if constexpr (S > 1) {
           state[i][1] = curr[1].v;
-          if (p.c) p.c[at] = curr[1].v;
+          if (p.c) p.c.at(step.t, row_of(i))[unit] = curr[1].v;
         }
       }
       if (own[i] >= 0) {
@@ -292,34 +306,26 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       }
     }
     sync_block();
-    fetch(s + 1);
-    if (size > 1 && s + 1 < steps) {
-      // 16 bytes of the own part of the operand to one of the others
-      const int words = shape.units * int{sizeof(typename Mode::Element)} / 16;
-      const int all = Mode::kPlanes * kColumns * words;
-      for (int i = thread; i < (size - 1) * all; i += Traits::kThreads) {
-        const int to = (rank + 1 + i / all) % size, row = i % all / words, word = i % words;
-        char* const from = next_operand + row * shape.operand.pitch +
-                           first_unit * int{sizeof(typename Mode::Element)} + word * 16;
-        store_async(from, *reinterpret_cast<const Word16*>(from), &barriers[(s + 1) % 2], to);
-      }
-    }
+    fetch(p.first + turn + 1);
+    if (turn + 1 < steps) exchange.send(thread, turn + 1, next_operand);
   }
 
   // ----------------------------------------------------- the last state; zeros beyond the lengths
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     if (!is_real(i) || row_of(i) >= B) continue;
-    const int64_t unit = first_unit + own[i], at = row_of(i) * H + unit;
-    if (p.h_n) p.h_n[at] = stored<Value>(state[i][0]);
-    if constexpr (S > 1) {
-      if (p.c_n) p.c_n[at] = state[i][1];
-    }
-    for (int64_t t = length[i % Traits::kOwnColumns]; t < p.seq.T; ++t) {
-      p.y[(t * B + row_of(i)) * H + unit] = stored<Value>(0);
-      if (S > 1 && p.c) p.c[(t * B + row_of(i)) * H + unit] = 0;
+    const int unit = first_unit + own[i];
+    p.h_n.at(0, row_of(i))[unit] = stored<Value>(state[i][0]);
+    if constexpr (S > 1) p.c_n.at(0, row_of(i))[unit] = state[i][1];
+    if (p.last < p.seq.T) continue;
+    for (int t = length[i % Traits::kOwnColumns]; t < p.seq.T; ++t) {
+      p.y.at(t, row_of(i))[unit] = stored<Value>(0);
+      if constexpr (S > 1) {
+        if (p.c) p.c.at(t, row_of(i))[unit] = 0;
+      }
     }
   }
+#endif
 }
 
 }  // namespace persistent

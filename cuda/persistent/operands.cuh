@@ -52,10 +52,12 @@ FASTRNN_HD float remainder(float value) {
 // BFloat16 or Float16 as they are
 template <class T>
 struct Narrow {
+  static constexpr const char* kName = std::is_same_v<T, BFloat16> ? "bfloat16" : "float16";
   using Value = T;
   using V = Approximate;
   using Element = uint16_t;
   static constexpr int kPlanes = 1, kLeft = 4, kRight = 2, kPasses = 1;
+  static constexpr bool kHalves = true;  // a word of weights is two of their values
   static constexpr bool kScaled = false;
 
   FASTRNN_HD static void put(Element* at, int64_t, float value) { *at = stored<T>(value).bits; }
@@ -82,10 +84,13 @@ struct Narrow {
 // of the product for BFloat16, and 2^-22 for Float16, whose range asks for scaled operands.
 template <class Half>
 struct Split {
+  static constexpr const char* kName =
+      std::is_same_v<Half, BFloat16> ? "split bfloat16" : "split float16";
   using Value = float;
   using V = Vec<float>;
   using Element = uint16_t;
   static constexpr int kPlanes = 2, kLeft = 8, kRight = 4, kPasses = 3;
+  static constexpr bool kHalves = false;
   static constexpr bool kScaled = std::is_same_v<Half, Float16>;
 
   FASTRNN_HD static void put(Element* at, int64_t plane, float value) {
@@ -118,10 +123,12 @@ struct Split {
 
 // float rounded to 10 bits of mantissa
 struct Tf32 {
+  static constexpr const char* kName = "tf32";
   using Value = float;
   using V = Vec<float>;
   using Element = uint32_t;
   static constexpr int kPlanes = 1, kLeft = 8, kRight = 4, kPasses = 2;
+  static constexpr bool kHalves = false;
   static constexpr bool kScaled = false;
 
   __device__ static void put(Element* at, int64_t, float value) { *at = rounded_to_tf32(value); }
@@ -164,9 +171,9 @@ struct OperandShape {
   }
 };
 
-// A warp's part of the weights, kTiles x 16 rows, 16 deep a step: kHeld steps in registers, the
-// others in shared memory.
-template <class Mode, int kTiles, int kHeld>
+// A warp's part of the weights, kTiles x 16 rows, 16 deep a step, kMost steps at most: kHeld steps
+// in registers, the others in shared memory.
+template <class Mode, int kTiles, int kHeld, int kMost>
 class Weights {
  public:
   static constexpr int kWords16 = kTiles * Mode::kLeft / 4;  // of a lane and step
@@ -182,24 +189,33 @@ class Weights {
     rest_ = reinterpret_cast<Word16*>(shared) + lane;
 #pragma unroll
     for (int step = 0; step < kHeld; ++step) {
+      // or registers for the addresses of all steps
+      const int first = opaque(step * kDepth), zero = opaque(0);
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         Mode::left(
-            lane, [&](int half, int k) { return element(tile, half, step * kDepth + k); },
+            lane, [&](int half, int k) { return element(zero + tile, half, first + k); },
             held_[step][tile]);
-      }
-    }
-#pragma unroll 1
-    for (int step = kHeld; step < steps; ++step) {
-#pragma unroll 1
-      for (int tile = 0; tile < kTiles; ++tile) {
-        uint32_t words[Mode::kLeft];
-        Mode::left(
-            lane, [&](int half, int k) { return element(tile, half, step * kDepth + k); }, words);
+        if constexpr (Mode::kHalves) {  // or two registers for each word until the last step's
 #pragma unroll
-        for (int i = 0; i < Mode::kLeft / 4; ++i) {
-          rest_[index(step, tile, i)] = {
-              {words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]}};
+          for (uint32_t& word : held_[step][tile]) word = settled(word, lane);
+        }
+      }
+      if constexpr (Mode::kHalves) sync_warp();
+    }
+    if constexpr (kHeld < kMost) {
+#pragma unroll 1
+      for (int step = kHeld; step < steps; ++step) {
+#pragma unroll 1
+        for (int tile = 0; tile < kTiles; ++tile) {
+          uint32_t words[Mode::kLeft];
+          Mode::left(
+              lane, [&](int half, int k) { return element(tile, half, step * kDepth + k); }, words);
+#pragma unroll
+          for (int i = 0; i < Mode::kLeft / 4; ++i) {
+            rest_[index(step, tile, i)] = {
+                {words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]}};
+          }
         }
       }
     }
@@ -215,19 +231,21 @@ class Weights {
       load_matrices(operand + step * kStride, right);
       Mode::multiply(held_[step], right, sums);
     }
+    if constexpr (kHeld < kMost) {
 #pragma unroll 1  // or registers for several steps' words
-    for (int step = kHeld; step < steps_; ++step) {
-      load_matrices(operand + step * kStride, right);
+      for (int step = kHeld; step < steps_; ++step) {
+        load_matrices(operand + step * kStride, right);
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        uint32_t left[1][Mode::kLeft];
+        for (int tile = 0; tile < kTiles; ++tile) {
+          uint32_t left[1][Mode::kLeft];
 #pragma unroll
-        for (int i = 0; i < Mode::kLeft / 4; ++i) {
-          const Word16 word = rest_[index(step, tile, i)];
+          for (int i = 0; i < Mode::kLeft / 4; ++i) {
+            const Word16 word = rest_[index(step, tile, i)];
 #pragma unroll
-          for (int part = 0; part < 4; ++part) left[0][4 * i + part] = word.part[part];
+            for (int part = 0; part < 4; ++part) left[0][4 * i + part] = word.part[part];
+          }
+          Mode::multiply(left, right, sums + tile);
         }
-        Mode::multiply(left, right, sums + tile);
       }
     }
   }

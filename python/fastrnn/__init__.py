@@ -36,7 +36,7 @@ from fastrnn.functional import (
     set_float32_precision,
     set_num_threads,
 )
-from fastrnn.info import installed, show_config
+from fastrnn.info import CudaPath, cuda_path, installed, show_config
 from fastrnn.layouts import convert
 from fastrnn.modules import GRU, LSTM, RNN
 
@@ -44,6 +44,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CudaPath",
     "FamilyGradients",
     "Features",
     "GRUGradients",
@@ -52,6 +53,7 @@ __all__ = [
     "RNNGradients",
     "backends",
     "convert",
+    "cuda_path",
     "get_float32_precision",
     "get_num_threads",
     "gru_backward",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from importlib import metadata
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _FRAMEWORKS = (
 
 def information() -> dict[str, str]:
     """Names and values, in the order to print them. Imports none of the frameworks it names."""
-    return {
+    values = {
         "fastrnn": installed("fastrnn") or "not installed: run from its source",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
@@ -36,7 +37,42 @@ def information() -> dict[str, str]:
         "cuda": cuda(),
         "float32 on a GPU": get_float32_precision(),
         "threads": str(get_num_threads()),
-    } | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
+    }
+    if "cuda" in backends():
+        for dtype in ("float32", "bfloat16"):
+            path = cuda_path("lstm", T=100, B=64, H=512, dtype=dtype)
+            values[f"LSTM of 512, {dtype}"] = path.forward
+    return values | {name: installed(name) or "not installed" for name in _FRAMEWORKS}
+
+
+class CudaPath(NamedTuple):
+    """Which way a call's forward and backward go on a GPU, "persistent" or "steps", and why."""
+
+    forward: str
+    backward: str
+
+
+def cuda_path(
+    cell: str,
+    *,
+    T: int,
+    B: int,
+    H: int,
+    dtype: str = "float32",
+    reset: bool = False,
+    device: int | None = None,
+) -> CudaPath:
+    """Which way a call of T steps, B rows and H units goes on a GPU, and why.
+
+    ``"steps: ..."``: kernels for each step. ``"persistent: ..."``: one for all steps, with the
+    recurrent weights on the chip throughout; its tile and blocks a cluster follow.
+    FASTRNN_CUDA_PATH decides it where it is ``steps`` or ``persistent``, the latter also with a
+    tile and a cluster (``persistent spread 8``); else the shorter by a model of both. ``cell``:
+    lstm, lstm_coupled, gru, gru_reset_before, rnn_tanh or rnn_relu; ``reset``: whether there is
+    one; ``device``: the current one by default. Raises ``ValueError`` without a GPU, and for a
+    path that is asked for and cannot be; ``RuntimeError`` for a device that is not there.
+    """
+    return CudaPath(*_core.cuda_path(cell, dtype, T, B, H, reset, -1 if device is None else device))
 
 
 def show_config() -> None:

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <vector>
@@ -10,9 +11,12 @@
 namespace cuda_emulation {
 
 constexpr size_t kSharedBytes = 227 << 10;  // of a block, at most
-constexpr int kBlocks = 128;                // that run at a time
+
+inline int multiprocessors = 132;  // with a block each
 
 inline int largest_cluster = 16;
+// compute capability, major; 8 has no clusters
+inline int capability = std::getenv("EMULATED_CAPABILITY") ? 9 : 8;
 inline int devices = 1;
 inline int device = 0;            // the current one
 inline void* stream = nullptr;    // of the last launch

@@ -44,13 +44,14 @@ enum cudaError_t {
 };
 using cudaStream_t = struct cudaStream*;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension, cudaLaunchAttributeCooperative };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int cooperative;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -123,6 +124,18 @@ inline cudaError_t cudaSetDevice(int device) {
   const bool exists = device >= 0 && device < cuda_emulation::devices;
   if (exists) cuda_emulation::device = device;
   return cuda_emulation::result(exists ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? cuda_emulation::capability
+           : attribute == cudaDevAttrMultiProcessorCount  ? cuda_emulation::multiprocessors
+                                                          : int{cuda_emulation::kSharedBytes};
+  return cuda_emulation::result(cudaSuccess);
 }
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
@@ -221,6 +234,16 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   return status;
 }
 
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  const cudaError_t status = cuda_emulation::result(cudaSuccess);
+  if (status != cudaSuccess) return status;
+  cuda_emulation::put(stream, [=] {
+    const cuda_emulation::DeviceAccess access;
+    std::memset(data, value, bytes);
+  });
+  return status;
+}
+
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
   ++cuda_emulation::waits;
   if (const cudaError_t status = cuda_emulation::result(cuda_emulation::outside_captures()))
@@ -273,14 +296,30 @@ inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute
 inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*,
                                                   const cudaLaunchConfig_t* config) {
   const int blocks = static_cast<int>(config->attrs[0].val.clusterDim.x);
-  *clusters = blocks <= cuda_emulation::largest_cluster ? cuda_emulation::kBlocks / blocks : 0;
+  *clusters =
+      blocks <= cuda_emulation::largest_cluster ? cuda_emulation::multiprocessors / blocks : 0;
+  return cuda_emulation::result(cudaSuccess);
+}
+
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int,
+                                                                 size_t shared_bytes) {
+  *blocks = shared_bytes <= cuda_emulation::kSharedBytes;
   return cuda_emulation::result(cudaSuccess);
 }
 
 namespace cuda_emulation {
 
+// blocks that run at a time; 0: threads that wait for nobody
+inline unsigned cluster_of(const cudaLaunchConfig_t& config) {
+  if (config.numAttrs == 0) return 0;
+  const cudaLaunchAttribute& attribute = config.attrs[0];
+  if (attribute.id == cudaLaunchAttributeCooperative) return config.gridDim.x;
+  return attribute.val.clusterDim.x;
+}
+
 inline bool can_run(const cudaLaunchConfig_t& config) {
-  const unsigned cluster = config.numAttrs > 0 ? config.attrs[0].val.clusterDim.x : 1;
+  const unsigned cluster = std::max(cluster_of(config), 1u);
+  if (static_cast<int>(cluster) > multiprocessors) return false;
   const int64_t blocks = config.gridDim.x, size = config.blockDim.x;
   return blocks > 0 && blocks <= INT32_MAX && size > 0 && size <= 1024 && blocks % cluster == 0 &&
          config.dynamicSmemBytes <= kSharedBytes;
@@ -327,7 +366,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   ++cuda_emulation::launches;
   cuda_emulation::stream = config->stream;
   cuda_emulation::device_of_launch = cuda_emulation::device;
-  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 0;
+  const unsigned cluster = cuda_emulation::cluster_of(*config);
   const auto call = [=] { kernel(static_cast<Parameters>(arguments)...); };
   cuda_emulation::put(config->stream, [grid = config->gridDim, block = config->blockDim, cluster,
                                        shared_bytes = config->dynamicSmemBytes, call] {

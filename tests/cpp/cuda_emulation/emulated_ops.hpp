@@ -82,6 +82,26 @@ inline void store_async(void* to, const Word16& value, Barrier* barrier, int ran
   Scheduler::fiber().block->cluster->messages.push_back(message);
 }
 
+inline void store_word(Word16* to, const Word16& value) {
+  cuda_emulation::Message message = {};
+  message.to = reinterpret_cast<char*>(to);
+  if (reinterpret_cast<uintptr_t>(to) % 16)
+    Scheduler::fail("store_word", "not aligned to 16 bytes");
+  std::memcpy(message.data, &value, sizeof value);
+  Scheduler::fiber().block->cluster->messages.push_back(message);
+}
+
+template <int N>
+void wait_words(const Word16* const (&from)[N], uint32_t number, Word16 (&words)[N]) {
+  for (int i = 0; i < N; ++i) {
+    if (!from[i]) continue;
+    while (from[i]->part[3] != number) {
+      Scheduler::wait_until_changed(Scheduler::fiber().block->cluster->deliveries);
+    }
+    words[i] = *from[i];
+  }
+}
+
 template <int N>
 void load_matrices(const void* row, uint32_t (&words)[N]) {
   static_assert(N == 2 || N == 4);
@@ -154,6 +174,13 @@ void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B], float (*d
         }
       });
 }
+
+inline void sync_warp() {
+  meet_in_warp("sync_warp", nullptr, nullptr, nullptr, [](auto&) {});
+}
+
+inline int opaque(int value) { return value; }
+inline uint32_t settled(uint32_t word, int) { return word; }
 
 // off by just under 2^-11, as the hardware's may be
 inline float approximate_tanh(float value) {

@@ -60,13 +60,14 @@ struct BarrierState {
 struct Message {
   char* to;
   char data[16];
-  void* barrier;
+  void* barrier;  // null for a word of global memory
 };
 
 struct Cluster {
   std::vector<Block> blocks;
   std::map<void*, BarrierState> barriers;
   std::vector<Message> messages;
+  uint64_t deliveries = 0;
   Meeting meeting;
 };
 
@@ -224,7 +225,9 @@ class Scheduler {
       if (!failure_.empty()) throw std::runtime_error(failure_);
       if (!moved && !release()) throw std::runtime_error("deadlock: " + waiting());
     }
-    if (!cluster_.messages.empty()) throw std::runtime_error("data for a block that has ended");
+    for (const Message& message : cluster_.messages) {
+      if (message.barrier) throw std::runtime_error("data for a block that has ended");
+    }
   }
 
   bool run_round(size_t& left) {
@@ -257,6 +260,8 @@ class Scheduler {
       }
       moved = true;
       std::memcpy(message.to, message.data, sizeof message.data);
+      ++cluster_.deliveries;
+      if (!message.barrier) continue;
       BarrierState& barrier = cluster_.barriers.at(message.barrier);
       barrier.bytes -= int64_t{sizeof message.data};
       end_phase_if_complete(barrier);
@@ -283,7 +288,8 @@ class Scheduler {
                                : fiber.counter == &fiber.warp().meeting.turns
                                    ? &fiber.warp().meeting
                                    : nullptr;
-      ++places[meeting ? meeting->instruction : "a phase of a barrier"];
+      const bool word = fiber.counter == &cluster_.deliveries;
+      ++places[meeting ? meeting->instruction : word ? "a word" : "a phase of a barrier"];
     }
     std::string text;
     for (const auto& [place, count] : places) {

@@ -8,85 +8,18 @@
 #include <memory>
 #include <vector>
 
-#include "../harness.hpp"
-#include "../problem.hpp"
 #include "device.cuh"
+#include "narrow.hpp"
 #include "precision.hpp"
+#include "restrided.hpp"
 
 namespace fastrnn::test {
-
-using cuda::BFloat16;
-using cuda::Float16;
-
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-Float16 from_double(double value) {
-  return cuda::stored<Float16>(static_cast<float>(value));
-}
-template <>
-BFloat16 from_double(double value) {
-  return cuda::stored<BFloat16>(static_cast<float>(value));
-}
-
 namespace {
-
-template <class T>
-using ProblemOf = Problem<T, cuda::Compute<T>>;
-
-template <class T>
-std::vector<double> widened(const std::vector<T>& values) {
-  std::vector<double> wide;
-  for (const T& value : values) wide.push_back(cuda::computed(value));
-  return wide;
-}
-
-// its arrays as doubles
-template <class T>
-Problem<double> widened(const ProblemOf<T>& p) {
-  Problem<double> wide(p.setup);
-  wide.x = widened(p.x), wide.w_ih = widened(p.w_ih), wide.w_hh = widened(p.w_hh);
-  wide.b_ih = widened(p.b_ih), wide.b_hh = widened(p.b_hh), wide.h0 = widened(p.h0);
-  wide.c0 = widened(p.c0), wide.dy = widened(p.dy), wide.dh_n = widened(p.dh_n);
-  wide.dc_n = widened(p.dc_n);
-  wide.y = widened(p.y), wide.h_n = widened(p.h_n), wide.c_n = widened(p.c_n);
-  wide.c = widened(p.c), wide.dx = widened(p.dx), wide.dw_ih = widened(p.dw_ih);
-  wide.dw_hh = widened(p.dw_hh), wide.db_ih = widened(p.db_ih), wide.db_hh = widened(p.db_hh);
-  wide.dh0 = widened(p.dh0), wide.dc0 = widened(p.dc0);
-  return wide;
-}
 
 unsigned problems = 300;
 
 const KernelTable& cuda() { return find_backend("cuda"); }
 const KernelTable& scalar() { return find_backend("scalar"); }
-
-template <class T>
-void check_same_bits(const std::vector<T>& a, const std::vector<T>& b, const std::string& what) {
-  FASTRNN_CHECK(a.size() == b.size(), what);
-  FASTRNN_CHECK(a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0, what);
-}
-
-template <class T>
-void check_results_have_same_bits(const Problem<T>& a, const Problem<T>& b,
-                                  const std::string& what) {
-  for (size_t i = 0; i < a.results().size(); ++i) {
-    check_same_bits(*a.results()[i].values, *b.results()[i].values, a.results()[i].name + what);
-  }
-}
-
-// x of a masked step may be anything
-template <class T>
-void spoil_masked_x(ProblemOf<T>& p) {
-  for (size_t row = 0; row < p.mask.size(); ++row) {
-    if (p.mask[row]) continue;
-    for (size_t i = 0; i < static_cast<size_t>(p.setup.I); ++i) {
-      p.x[row * static_cast<size_t>(p.setup.I) + i] = from_double<T>(kNaN);
-    }
-  }
-}
 
 // Largest difference over the largest value (or 1).
 template <class T>
@@ -135,84 +68,6 @@ void bits_do_not_depend_on_the_order_of_threads() {
   }
 }
 
-// Moves a view's elements to memory of its own, with gaps and the first axis backwards; the last
-// axis stays the innermost and packed where the core relies on it.
-class Restrided {
- public:
-  Restrided(Tensor& view, bool unit_rows) : packed_(view) {
-    if (!view.present) return;
-    size_ = item_size(view.dtype);
-    int64_t extent = unit_rows ? 1 : 2;
-    auto place = [&](int axis) {
-      view.stride[axis] = extent;
-      extent = extent * std::max(view.shape[axis], int64_t{1}) + 3;
-    };
-    if (unit_rows) place(view.rank - 1);
-    for (int axis = 0; axis < view.rank - unit_rows; ++axis) place(axis);
-    memory_.resize(static_cast<size_t>(extent * size_));
-    const int64_t last = std::max(view.shape[0] - 1, int64_t{0});
-    view.data = memory_.data() + last * view.stride[0] * size_;
-    view.stride[0] *= -1;
-    moved_ = view;
-    copy(moved_, packed_);
-  }
-  void copy_back() {
-    if (!packed_.present) return;
-    if (device_) cudaMemcpy(memory_.data(), device_.get(), memory_.size(), cudaMemcpyDeviceToHost);
-    copy(packed_, moved_);
-  }
-  // from then on the view is of memory of the device
-  void to_device(Tensor& view) {
-    if (!view.present) return;
-    void* memory = nullptr;
-    cudaMalloc(&memory, memory_.size());
-    device_.reset(static_cast<char*>(memory));
-    cudaMemcpy(memory, memory_.data(), memory_.size(), cudaMemcpyHostToDevice);
-    view.data = device_.get() + (static_cast<char*>(view.data) - memory_.data());
-    view.device = 0;
-  }
-
- private:
-  void copy(const Tensor& to, const Tensor& from, int axis = 0, int64_t to_at = 0,
-            int64_t from_at = 0) const {
-    if (axis == to.rank) {
-      std::memcpy(static_cast<char*>(to.data) + to_at * size_,
-                  static_cast<char*>(from.data) + from_at * size_, static_cast<size_t>(size_));
-      return;
-    }
-    for (int64_t i = 0; i < to.shape[axis]; ++i) {
-      copy(to, from, axis + 1, to_at + i * to.stride[axis], from_at + i * from.stride[axis]);
-    }
-  }
-
-  struct Free {
-    void operator()(void* memory) const { cudaFree(memory); }
-  };
-
-  Tensor packed_, moved_;
-  int64_t size_ = 0;
-  std::vector<char> memory_;
-  std::unique_ptr<char, Free> device_;
-};
-
-// every array of a call but lengths
-std::vector<Restrided> restride(BackwardArgs& a, bool to_device) {
-  ForwardArgs& f = a.forward;
-  std::vector<Restrided> moved;
-  const auto move = [&](Tensor& view, bool unit_rows) {
-    moved.emplace_back(view, unit_rows);
-    if (to_device) moved.back().to_device(view);
-  };
-  for (Tensor* view : {&f.x, &f.h0, &f.c0, &f.y, &f.h_n, &f.c_n, &f.c, &f.reserve, &a.dy, &a.dh_n,
-                       &a.dc_n, &a.dx, &a.dh0, &a.dc0}) {
-    move(*view, true);
-  }
-  for (Tensor* view : {&f.w_ih, &f.w_hh, &f.b_ih, &f.b_hh, &f.mask, &f.reset, &a.dw_ih, &a.dw_hh,
-                       &a.db_ih, &a.db_hh})
-    move(*view, false);
-  return moved;
-}
-
 void strided_views_give_the_bits_of_packed_ones() {
   for (unsigned seed = 0; seed < problems; ++seed) {
     Problem<float> packed(random_setup(seed)), strided(packed.setup);
@@ -225,21 +80,6 @@ void strided_views_give_the_bits_of_packed_ones() {
     check_results_have_same_bits(packed, strided, " of " + packed.setup.text());
   }
 }
-
-// memory of the device, from the allocator of the caller
-class DeviceMemory {
- public:
-  explicit DeviceMemory(int64_t bytes) {
-    if (bytes > 0) cudaMalloc(&memory_, static_cast<size_t>(bytes));
-  }
-  ~DeviceMemory() { cudaFree(memory_); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  void* get() const { return memory_; }
-
- private:
-  void* memory_ = nullptr;
-};
 
 template <class T>
 void check_device_arrays() {

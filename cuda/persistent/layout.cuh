@@ -1,0 +1,58 @@
+// A block's share of the hidden units and of a step's product, and its shared memory.
+#pragma once
+
+#include "persistent/operands.cuh"
+
+namespace fastrnn {
+namespace {
+namespace cuda {
+namespace persistent {
+
+template <class Traits>
+struct BlockShape {
+  using Mode = typename Traits::Mode;
+  using OwnWeights = Weights<Mode, Traits::kTiles, Traits::kHeld, Traits::kMostSteps>;
+  static constexpr int kBarriers = 16;  // bytes
+  int units;                            // of this block; 8 of them are half a tile
+  int steps;                            // of the product, a warp
+  OperandShape<Mode> operand;
+  int rest = 0, rest_of_warp = 0;  // weights beside the registers
+  int bytes = kBarriers;
+
+  BlockShape(int64_t H, int cluster)
+      : units(static_cast<int>(divide_up(H, int64_t{8} * cluster) * 8)),
+        steps(static_cast<int>(
+            divide_up(Traits::depth(units, cluster), int64_t{kDepth} * Traits::kDepthWarps))),
+        operand(steps * Traits::kDepthWarps) {}
+
+  bool fits(int cluster, int64_t shared_bytes) const {
+    return units <= Traits::kUnits && int64_t{units} * cluster <= Traits::kMostUnits &&
+           steps <= Traits::kMostSteps && bytes <= shared_bytes;
+  }
+
+ protected:
+  int take(int size) {
+    const int at = bytes;
+    bytes += (size + 15) / 16 * 16;
+    return at;
+  }
+  void take_weights() {
+    rest_of_warp = OwnWeights::shared_bytes(steps);
+    rest = take(Traits::kWarps * rest_of_warp);
+  }
+};
+
+// Two barriers that take turns, each armed for `bytes`.
+__device__ inline void arm_barriers(Barrier* barriers, int bytes) {
+  for (int i = 0; i < 2; ++i) init_barrier(&barriers[i]);
+  for (int i = 0; i < 2; ++i) expect_bytes(&barriers[i], bytes);
+}
+
+__device__ inline void clear_shared(char* memory, int bytes, int thread, int threads) {
+  for (int i = thread; i < bytes / 16; i += threads) reinterpret_cast<Word16*>(memory)[i] = {};
+}
+
+}  // namespace persistent
+}  // namespace cuda
+}  // namespace
+}  // namespace fastrnn
