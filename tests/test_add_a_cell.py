@@ -57,8 +57,10 @@ def test_the_page_adds_a_cell_that_agrees_with_its_reference(tmp_path: Path) -> 
         run(compiler, *flags, "-c", source, "-o", target)
         return target
 
+    # the scalar instruction set alone
+    sources = {p for p in (tmp_path / "csrc").rglob("*.cpp") if p.stem not in ("amx", "fixed")}
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, sorted((tmp_path / "csrc").rglob("*.cpp"))))
+        objects = list(pool.map(compiled, sorted(sources)))
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     module = tmp_path / "python" / "fastrnn" / f"_core{suffix}"
     run(compiler, "-shared", *objects, "-lpthread", "-ldl", "-o", module)

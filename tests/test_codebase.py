@@ -194,9 +194,9 @@ def test_no_code_of_an_instruction_set_runs_when_the_module_is_loaded(build: Pat
 def test_vector_instructions_occur_in_functions_of_their_instruction_set_alone(build: Path) -> None:
     (module,) = build.glob("_core.*.so")
     with_vector_code = functions_with_vector_code(disassemble(module))
-    leaked = {
-        name for name in with_vector_code if not re.search(r"::(avx2|avx512|amx|fixed)::", name)
-    }
+    # objdump leaves the longest names as they are
+    own = r"::(avx2|avx512|amx|fixed)::|_GLOBAL__N_1(4avx2|6avx512|3amx|5fixed)"
+    leaked = {name for name in with_vector_code if not re.search(own, name)}
     assert not leaked
     if "avx2" in isa_objects(build):
         assert with_vector_code, "nothing was found where something must be: the pattern is wrong"

@@ -132,7 +132,8 @@ def plot(figures: Figures, path: Path) -> None:
     """The share of the floor of every contestant, a panel for each cell and mode; the format is
     that of the path's suffix. Needs matplotlib. Raises ImportError, OSError, ValueError.
     """
-    matplotlib: Any = import_module("matplotlib.figure")
+    matplotlib: Any = import_module("matplotlib")
+    figures_of: Any = import_module("matplotlib.figure")
     results = figures["results"]
     groups = list(dict.fromkeys((r["cell"], r["mode"]) for r in results))
     cases = list(dict.fromkeys(r["case"] for r in results))
@@ -140,7 +141,7 @@ def plot(figures: Figures, path: Path) -> None:
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
     # narrow enough that the text can be read on a telephone
-    figure = matplotlib.Figure(
+    figure = figures_of.Figure(
         figsize=(1.3 + 1.9 * columns, 0.9 + (0.5 + 0.17 * len(cases)) * rows), layout="constrained"
     )
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
@@ -174,7 +175,8 @@ def plot(figures: Figures, path: Path) -> None:
         f"{figures['processor']}, threads: {figures['threads']}",
         fontsize=9,
     )
-    figure.savefig(path, dpi=150)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text, which is small
+        figure.savefig(path, dpi=150)
 
 
 def _ratio(result: Figures, peer: str | None = None) -> float | None:

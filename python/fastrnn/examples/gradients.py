@@ -128,7 +128,7 @@ def main(quick: bool, picture: Path) -> list[Goal]:
         {name: learn(name, *task) for name in KEEP}
         for task in (
             (lambda rng: adding(T, rng), 400 if quick else 2000, 1e-2),
-            (lambda rng: copying(wait, rng), 1000 if quick else 3000, 2e-2),
+            (lambda rng: copying(wait, rng), 1000 if quick else 3000, 1e-2 if quick else 2e-2),
         )
     )
     added, said = ({n: float(np.mean(v[-50:])) for n, v in ls.items()} for ls in (sums, copies))
