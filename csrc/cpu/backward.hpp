@@ -94,8 +94,8 @@ class Backward {
     }
     if (a.dx.present && !dx_by_unit_ && !takes_unpacked(f_))
       w_ih_ = arena.take<T>(input_blocks_ * kLanes * G * seq_.H);
-    if (wants_weights() && !by_unit_)
-      columns_ = arena.take<T>(Columns<T>::size(rows) * D * blocks_);
+    if (wants_weights() && !by_unit_)  // those of one row lie as the row itself
+      columns_ = rows == 1 ? dgates_ : arena.take<T>(Columns<T>::size(rows) * D * blocks_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
     dc_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
@@ -232,7 +232,7 @@ class Backward {
   GradientRow gradient_row(int64_t s, int64_t row, int64_t begin) const {
     const int64_t block = columns().block_stride, at = base_[s - begin] + row;
     return {dgates_ ? dgates_row(s, row, begin) : nullptr,
-            columns_ ? columns().place(0, at) : nullptr,
+            columns_ && columns_ != dgates_ ? columns().place(0, at) : nullptr,
             width_,
             blocks_ * block,
             block,

@@ -105,6 +105,19 @@ struct Columns {
   }
 };
 
+// out[u][n] = left[u] right[n]: the weight product of one row
+template <class T>
+void outer_product(const T* left, int64_t units, const T* right, int64_t columns, T* out) {
+  using V = Vec<T>;
+  const V zero = V::set(0);  // multiply() begins with it: the same zeros
+  const int64_t blocks = blocks_of<T>(columns);
+  for (int64_t u = 0; u < units; ++u, out += columns) {
+    const V value = V::set(left[u]);
+    for (int64_t j = 0; j < blocks; ++j)
+      store_block(out, j, columns, fma(value, V::load(right + j * V::kLanes), zero));
+  }
+}
+
 constexpr int64_t kWeightRowsPerTask = 48;
 
 // dw[gate][u][n] (+)= sum over k < count of left[k][offset[gate] + u] * packed[k][n], n < columns
@@ -121,6 +134,8 @@ void weight_product(int threads, const Columns<T>& left, const GateRange& gates,
     const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
     const int64_t rows = smaller(kWeightRowsPerTask, units - first);
     T* out = dw + (gate * units + first) * columns;
+    if (sets && count == 1)
+      return outer_product(left.unit(gates.offset[gate] + first), rows, packed, columns, out);
     alignas(kAlignment) T sums[kWeightRowsPerTask * kAccumulators * kLanes];
     for_each_tile<1>(rows, 0, blocks_of<T>(columns), count, [&](const Tile& tile) {
       Left<T> column;
@@ -129,12 +144,18 @@ void weight_product(int threads, const Columns<T>& left, const GateRange& gates,
         column.rows[m] = left.unit(gates.offset[gate] + first + tile.row + m) + tile.k * kLanes;
       }
       Right<T> right = weights_of<T, 1>(tile, packed, count);
+      T* to = out + tile.row * columns;
+      const bool is_whole = tile.first_piece && tile.last_piece;
+      if (sets && is_whole && (tile.block + tile.blocks) * kLanes <= columns) {
+        right.out = to + tile.block * kLanes;
+        right.out_stride = columns;
+        return multiply<T, 1>(tile, column, right);
+      }
       right.out_stride = tile.blocks * kLanes;
       T* sum_of_tile = sums + tile.row * right.out_stride;
       right.out = sum_of_tile;
       right.init = tile.first_piece ? nullptr : sum_of_tile;
       right.init_stride = right.out_stride;
-      T* to = out + tile.row * columns;
       if (tile.last_piece && !sets) {
         for (int m = 0; m < tile.rows; ++m) {
           for (int j = 0; j < tile.blocks; ++j)

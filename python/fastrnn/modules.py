@@ -235,8 +235,8 @@ class Recurrent(Generic[State]):
             ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            super().__setattr__(name, value)
+        if name[0] == "_":
+            object.__setattr__(self, name, value)
         elif name in self.__dict__.get("_parameters", ()):
             self._set(name, self._checked(name, value))
         elif name.startswith(("weight_", "bias_")):
@@ -459,22 +459,30 @@ class Recurrent(Generic[State]):
         Raises RuntimeError without such a forward, ValueError and TypeError for a wrong shape or
         dtype.
         """
-        if self._call is None:
-            raise RuntimeError(f"{self._name}.backward: no forward(training=True) came before")
-        clip = checked_clip(f"{self._name}.backward", grad_clip)
-        if isinstance(self._call, stack.Call):
+        call, name = self._call, f"{self._name}.backward"
+        if call is None:
+            raise RuntimeError(f"{name}: no forward(training=True) came before")
+        clip = checked_clip(name, grad_clip)
+        if isinstance(call, stack.Call):
             return self._general_backward(dy, dstate, dlayers, clip)
         if dlayers is not None:
-            raise ValueError(f"{self._name}.backward: dlayers need a forward with return_layers")
-        saved, masks, y_shape, batch = self._call
+            raise ValueError(f"{name}: dlayers need a forward with return_layers")
+        saved, masks, y_shape, batch = call
         if dy is not None:
             dy = np.asarray(dy)
             if dy.shape != y_shape or dy.dtype != self.dtype:
                 self._check("backward", "dy", dy, "shaped as y", y_shape)
         final = () if dstate is None else self._unpack("backward", "dstate", dstate, batch)
         self._call = None
+        if dstate is None and self._is_single:  # the loop below, once, as in forward
+            whole = _core.backward(
+                name, self._cell.core_names, saved.pop(), dy, None, None, None, clip
+            )
+            dh0, dc0 = whole[5][np.newaxis], whole[6]
+            start = dh0 if dc0 is None else (dh0, dc0[np.newaxis])
+            return Gradients(whole[0], start, dict(zip(self._parameters, whole[1:5], strict=False)))
 
-        directions, name = self._directions, f"{self._name}.backward"
+        directions = self._directions
         dweights: list[Array] = []  # of all parameters, backwards
         first: list[Array] = []  # dh0, dc0 of each row of a state in turn, backwards
         dh_n = dc_n = None
