@@ -100,9 +100,9 @@ def alone(cell: str, feature: str, dtype: npt.DTypeLike, seed: int = 0, **sizes:
     return _case(cell, {feature}, dtype, np.random.default_rng([seed, 1]), sizes, {})
 
 
-def combination(seed: int, dtype: npt.DTypeLike) -> Case:
-    """Sizes, cell, features and options drawn at random."""
-    draw = np.random.default_rng([seed, 2])
+def combination(seed: int, dtype: npt.DTypeLike, many_rows: bool = False) -> Case:
+    """Sizes, cell, features and options drawn at random; `many_rows`: as a matrix unit takes."""
+    draw = np.random.default_rng([seed, 3 if many_rows else 2])
     cell = CELLS[draw.integers(len(CELLS))]
     share = draw.choice([0.15, 0.4])
     features = {f for f, cells in FEATURES.items() if cell in cells and draw.random() < share}
@@ -114,6 +114,9 @@ def combination(seed: int, dtype: npt.DTypeLike) -> Case:
         "I": int(draw.integers(3, 20)),
         "H": int(draw.choice([4, 7, 8, 9, 15, 16, 17, 24, 33])),
     }
+    if many_rows:
+        sizes |= {"B": int(draw.integers(8, 40)), "H": int(draw.choice([5, 16, 31, 33, 50, 70]))}
+        sizes["T"] = int(draw.integers(96, 140)) // sizes["B"] + 1
     names = ("lengths", "mask", "reset", "reverse", "batch_first", "no_bias", "state")
     options = {name: bool(draw.random() < 0.4) for name in names}
     return _case(cell, features, dtype, draw, sizes, options)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import fastrnn
 
-# Backends with kernels of their own for whatever is not the plain layers' BPTT in float32.
+# Backends with kernels of their own in either dtype.
 OWN_KERNELS = [name for name in fastrnn.backends() if name not in ("amx", "fixed", "cuda")]
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}

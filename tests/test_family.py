@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from family import EVERY_ONE, Case, Results, alone, assert_agrees, combination
-from shapes import OWN_KERNELS
 from tolerances import assert_close
 
 import fastrnn
 from fastrnn import reference
 
+BACKENDS = [name for name in fastrnn.backends() if name != "cuda"]
 DTYPES = (np.float32, np.float64)
 SAMPLE, COMBINATIONS = 400, 5000
 
 
-@pytest.fixture(params=OWN_KERNELS)
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -39,7 +39,7 @@ def of_reference(case: Case) -> Results:
 def check(case: Case, dtype: Any) -> None:
     """On every backend."""
     expected = of_reference(case)
-    for backend in OWN_KERNELS:
+    for backend in BACKENDS:
         got = case.results(fastrnn, backend=backend)
         assert all(array is None or array.dtype == dtype for array in got.values())
         assert_agrees(got, expected, of_reference, (case,), "", f"{case.name} on {backend}")
@@ -91,6 +91,8 @@ def step_options(case: Case) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("cell", "feature"), EVERY_ONE, ids=["-".join(e) for e in EVERY_ONE])
 def test_step_by_step_gives_the_bits_of_the_whole(cell: str, feature: str, backend: str) -> None:
+    if backend == "fixed" and feature == "gates":
+        pytest.skip("a step gives no gates, and without options its products are in fixed point")
     case = alone(cell, feature, np.float32, T=4, H=17)
     case = replace(case, inputs={**case.inputs, "training": False})
     y, final, *_ = getattr(fastrnn, f"{case.family}_forward")(**case.inputs, backend=backend)

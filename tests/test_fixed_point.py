@@ -7,7 +7,6 @@ import pytest
 from tolerances import assert_close
 
 import fastrnn
-from fastrnn import reference
 
 pytestmark = pytest.mark.skipif(
     "fixed" not in fastrnn.backends(), reason="this CPU has no AMX, or the system does not lend it"
@@ -99,16 +98,31 @@ def test_weights_that_are_not_finite_spoil_their_unit_alone(rng):
     assert np.array_equal(spoiled[..., others], y[..., others])
 
 
-def test_float64_and_options_are_those_of_avx512(rng):
-    x = rng.standard_normal((6, 3, 8))
-    w_ih, w_hh = rng.standard_normal((4 * 12, 8)), rng.standard_normal((4 * 12, 12))
-    a, b = (fastrnn.lstm_forward(x, w_ih, w_hh, backend=k)[0] for k in ("fixed", "avx512"))
-    assert np.array_equal(a, b)
-    expected = reference.lstm_forward(x, w_ih, w_hh)[0]
-    assert_close(a, expected, np.float64, "forward")
-    peephole = rng.standard_normal((3, 12)).astype(np.float32)
-    single = [v.astype(np.float32) for v in (x, w_ih, w_hh)]
-    a, b = (
-        fastrnn.lstm_forward(*single, peephole=peephole, backend=k)[0] for k in ("fixed", "avx512")
+def training(rng, backend, dtype, **options):
+    """Bits of y and of all gradients of an LSTM."""
+    shapes = (12, 9, 8), (48, 8), (48, 12)
+    call = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    y, _, saved = fastrnn.lstm_forward(*call, **options, backend=backend)
+    assert saved.backend == backend
+    gradients = fastrnn.lstm_backward(saved, np.ones_like(y))
+    return [a.tobytes() for a in (y, *gradients) if a is not None]
+
+
+def test_float64_is_that_of_avx512():
+    fixed, avx512 = (
+        training(np.random.default_rng(5), name, np.float64) for name in ("fixed", "avx512")
     )
-    assert np.array_equal(a, b)
+    assert fixed == avx512
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"peephole": np.ones((3, 12), np.float32)}, {"zoneout": 0.2}, {"clip": 1.0}],
+    ids=lambda options: next(iter(options)),
+)
+def test_with_options_it_is_amx(options):
+    """Forward is made by vectors, and BPTT by the unit for bfloat16."""
+    fixed, amx = (
+        training(np.random.default_rng(5), name, np.float32, **options) for name in ("fixed", "amx")
+    )
+    assert fixed == amx

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from family import EVERY_ONE, Case, alone, assert_agrees, combination
 from shapes import FEATURES, functions, make_case
 from tolerances import assert_close
 
@@ -69,6 +70,74 @@ def test_outputs_have_the_bits_of_the_vectors(cell: str, dtype: Any) -> None:
     forward, _, _ = functions(fastrnn, cell)
     unit, vectors = (forward(**case.inputs, backend=name)[0] for name in ("amx", "avx512"))
     assert unit.tobytes() == vectors.tobytes()
+
+
+# one cell has two products a step, which the vectors make
+OPTIONS = [(cell, feature) for cell, feature in EVERY_ONE if cell != "gru_reset_before"]
+with_every_option = pytest.mark.parametrize(
+    ("cell", "feature"), OPTIONS, ids=["-".join(each) for each in OPTIONS]
+)
+# the whole of BPTT by the unit; then the products with the weights by vectors
+OPTION_SIZES = [{"T": 9, "B": 19, "I": 20, "H": 37}, {"T": 19, "B": 7, "I": 20, "H": 140}]
+
+
+def options_agree(case: Case, backend: str = "amx") -> None:
+    def exact(case: Case) -> dict[str, Any]:
+        return case.results(reference)
+
+    got = case.results(fastrnn, backend=backend)
+    assert_agrees(got, exact(case), exact, (case,), "", case.name)
+
+
+@with_every_option
+@pytest.mark.parametrize("sizes", OPTION_SIZES, ids=str)
+def test_every_option_matches_the_reference(cell: str, feature: str, sizes: dict[str, int]) -> None:
+    options_agree(alone(cell, feature, np.float32, seed=29, **sizes))
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_combinations_of_options_match_the_reference(part: int) -> None:
+    for seed in range(part, 60, 2):
+        options_agree(combination(seed, np.float32, many_rows=True))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("part", range(20))
+def test_thousands_of_combinations_match_the_reference(part: int) -> None:
+    for seed in range(part, 3000, 20):
+        options_agree(combination(seed, np.float32, many_rows=True))
+
+
+@with_every_option
+@pytest.mark.parametrize("sizes", OPTION_SIZES, ids=str)
+def test_the_unit_ran_with_options(cell: str, feature: str, sizes: dict[str, int]) -> None:
+    case = alone(cell, feature, np.float32, seed=29, **sizes)
+    unit, vectors = (case.run(fastrnn, backend=name) for name in ("amx", "avx512"))
+    for name, value in vectors[0].items():
+        assert unit[0][name].tobytes() == value.tobytes()
+    products = ["dw_hh", "dw_ih"]
+    if sizes["B"] >= 8:
+        products += ["dh0", "dx"]
+    if feature == "projection":
+        products.append("dw_hr")
+    for name in products:
+        assert getattr(unit[1], name).tobytes() != getattr(vectors[1], name).tobytes(), name
+
+
+@with_every_option
+def test_any_number_of_threads_with_options(cell: str, feature: str) -> None:
+    before = fastrnn.get_num_threads()
+    try:
+        case = alone(cell, feature, np.float32, seed=23, T=23, B=23, I=60, H=70)
+        bits = []
+        for threads in (1, 2, 5):
+            fastrnn.set_num_threads(threads)
+            bits.append(case.run(fastrnn, backend="amx")[1])
+        for name, value in bits[0]._asdict().items():
+            for other in bits[1:]:
+                assert value is None or getattr(other, name).tobytes() == value.tobytes(), name
+    finally:
+        fastrnn.set_num_threads(before)
 
 
 def test_few_rows_and_other_dtypes_are_left_to_the_vectors() -> None:

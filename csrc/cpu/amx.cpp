@@ -3,9 +3,9 @@
 // and one row is no work for a unit that takes 16.
 #include FASTRNN_ISA_HEADER
 
-#include "cells/cells.hpp"
-#include "cpu/backward.hpp"
 #include "cpu/bf16x3.hpp"
+#include "cpu/derived_table.hpp"
+#include "cpu/family/kernels.hpp"
 
 namespace fastrnn {
 
@@ -15,27 +15,26 @@ namespace {
 namespace FASTRNN_ISA {
 
 template <template <class> class C>
-struct FloatBackward {
+struct PlainBackward {
   using Kernel = Backward<C, float, Bf16x3>;
   static constexpr KernelTable::Kernel value = {nullptr, nullptr,           nullptr,
                                                 nullptr, Kernel::workspace, Kernel::run};
 };
-constexpr auto kBackward = per_cell<FloatBackward>();
 
-struct Table {
-  KernelTable::PerDType kernels[kBackward.kCount];
-  KernelTable table;
+template <template <class> class C>
+struct OptionsBackward {
+  using Kernel = FamilyOfCell<C, Vec<float>, Bf16x3>;
+  static constexpr KernelTable::Kernel value = {
+      nullptr, nullptr, nullptr, nullptr, Kernel::backward_workspace, Kernel::backward};
+};
 
-  FASTRNN_EARLY Table() : table(*kernel_table_avx512()) {
-    for (int cell = 0; cell < kBackward.kCount; ++cell) {
-      kernels[cell] = table.kernels[cell];
-      KernelTable::Kernel& kernel = kernels[cell].of[static_cast<int>(DType::kFloat32)];
-      kernel.backward_workspace = kBackward.of[cell].backward_workspace;
-      kernel.backward = kBackward.of[cell].backward;
-    }
-    table.name = "amx";
-    table.supported = unit_supported;
-    table.kernels = kernels;
+constexpr FloatKernels kPlain = per_cell<PlainBackward>();
+constexpr FloatKernels kFamily = per_cell<OptionsBackward>();
+
+struct Table : DerivedTable {
+  FASTRNN_EARLY Table() : DerivedTable("amx", unit_supported, *kernel_table_avx512()) {
+    replace(plain, kPlain);
+    replace(family, kFamily);
   }
 };
 

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "cpu/bundle.hpp"
-#include "cpu/products.hpp"
+#include "cpu/unit_products.hpp"
 
 namespace fastrnn {
 namespace {
@@ -22,18 +22,8 @@ namespace FASTRNN_ISA {
 // for the caches.
 constexpr int64_t kBackwardChunkRows = 512;
 
-// Where there is no unit for products of matrices beside the vectors (bf16x3.hpp).
-struct NoMatrixUnit {
-  static constexpr bool kPresent = false;
-};
-
 // With a matrix unit, products of enough rows are its: the gate gradients then go, in place of
-// dgates and columns, to parts [slots, padded H / 32][part][rows of the chunk][16 pairs], which is
-// the left factor of 1 and 2. How many are enough depends on the shapes alone: same bits. At a
-// batch below 8 the recurrence stays with the vectors, and more units make the rest worth it.
-constexpr int64_t kLeastUnitRows = 96, kLeastUnitBatch = 8, kLeastUnitsAlone = 128;
-constexpr int64_t kLeastUnitInputRows = 128;  // of dx alone, to be worth another packing of w_ih
-
+// dgates and columns, to its left factor (unit_products.hpp).
 template <template <class> class C, class T, class Unit = NoMatrixUnit>
 class Backward {
  public:
@@ -72,44 +62,45 @@ class Backward {
         parts_(hidden_parts(threads_, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
         ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
-        dgates_width_(D * width_) {
+        dgates_width_(D * width_),
+        by_unit_(kUnit, seq_.B * chunk_, seq_.B, seq_.H) {
     const int64_t rows = seq_.B * chunk_;
     for (int g = 0; g < G; ++g) {
-      offset_x_[g] = Cell::slot_x(g) * width_;
-      offset_h_[g] = Cell::slot_h(g) * width_;
+      slot_x_[g] = Cell::slot_x(g), slot_h_[g] = Cell::slot_h(g);
+      offset_x_[g] = slot_x_[g] * width_, offset_h_[g] = slot_h_[g] * width_;
     }
-    const bool is_batch = seq_.B >= kLeastUnitBatch;
-    by_unit_ = kUnit && rows >= kLeastUnitRows && (is_batch || seq_.H >= kLeastUnitsAlone);
-    recurs_by_unit_ = by_unit_ && is_batch;
-    dx_by_unit_ = by_unit_ && (recurs_by_unit_ || rows >= kLeastUnitInputRows);
     counters_ = Team::take_counters(arena, parts_);
     first_ = arena.take<int64_t>(ranges_ + 1);
     base_ = arena.take<int64_t>(chunk_ + 1);
     if constexpr (kUnit) take_for_unit(arena, rows);
-    if (!recurs_by_unit_) {
+    if (!by_unit_.recurrence) {
       if (!takes_unpacked(f_)) w_hh_ = arena.take<T>(blocks_ * kLanes * G * seq_.H);
       zeros_ = arena.take<T>(dgates_width_);
       dgates_ = arena.take<T>(rows * dgates_width_);
       carry_ = arena.take<T>(seq_.B * dgates_width_);
     }
-    if (a.dx.present && !dx_by_unit_ && !takes_unpacked(f_))
+    if (a.dx.present && !by_unit_.inputs && !takes_unpacked(f_))
       w_ih_ = arena.take<T>(input_blocks_ * kLanes * G * seq_.H);
-    if (wants_weights() && !by_unit_)  // those of one row lie as the row itself
+    if (wants_weights() && !by_unit_.weights)  // those of one row lie as the row itself
       columns_ = rows == 1 ? dgates_ : arena.take<T>(Columns<T>::size(rows) * D * blocks_);
     product_ = arena.take<T>(seq_.B * width_);
     dh_ = arena.take<T>(seq_.B * width_);
     dc_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     row_list_ = arena.take<const T*>(rows);
     dx_ = a.dx.present ? arena.take<T>(rows * input_blocks_ * kLanes) : nullptr;
-    if (a.dw_ih.present && !by_unit_) x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
-    if (a.dw_hh.present && !by_unit_) {
+    if (a.dw_ih.present && !by_unit_.weights)
+      x_packed_ = arena.take<T>(rows * input_blocks_ * kLanes);
+    if (a.dw_hh.present && !by_unit_.weights) {
       h_packed_ = arena.take<T>(rows * width_);
       if (E > 0) {
         operands_ = arena.take<T>(rows * width_);
         operand_packed_ = arena.take<T>(rows * width_);
       }
     }
-    bias_width_ = by_unit_ ? groups_ * 2 * kLanes : width_;
+    bias_width_ = width_;
+    if constexpr (kUnit) {
+      if (by_unit_.weights) bias_width_ = UnitWeightProduct<Unit>::padded_units(seq_.H);
+    }
     db_ = wants_bias() ? arena.take<T>(D * bias_width_) : nullptr;
   }
 
@@ -161,7 +152,7 @@ class Backward {
     seq_.split(ranges_, first_);
     if (db_) copy_or_zero<T>(db_, nullptr, D * bias_width_);
     if constexpr (kUnit) pack_for_unit();
-    if (!recurs_by_unit_) {
+    if (!by_unit_.recurrence) {
       copy_or_zero<T>(zeros_, nullptr, dgates_width_);
       if (w_hh_) pack_transposed(threads_, f_.w_hh, H, G * H, w_hh_);
     }
@@ -206,8 +197,7 @@ class Backward {
   struct GradientRow {
     T *dgates, *columns;
     int64_t slot_stride, slot_of_columns, block_of_columns;
-    uint32_t* parts;
-    int64_t part_stride, groups;
+    UnitGradients<Unit> gradients;
 
     void store(int d, int64_t j, V value) const {
       value.store(dgates + d * slot_stride + j * kLanes);
@@ -218,10 +208,7 @@ class Backward {
     template <int N>
     void store(int d, int64_t j, const Bundle<V, N>& values) const {
       if constexpr (kUnit) {
-        if (parts) {
-          Unit::store_pairs(parts + (d * groups + j / 2) * Unit::kParts * part_stride, part_stride,
-                            values.v[0], N == 2 ? values.v[N - 1] : V::set(0));
-        }
+        if (gradients.at) gradients.store(d, j, values.v[0], N == 2 ? values.v[N - 1] : V::set(0));
         if (!dgates) return;
       }
 #pragma GCC unroll 4
@@ -236,9 +223,7 @@ class Backward {
             width_,
             blocks_ * block,
             block,
-            gradients_ ? gradients_ + at * kPairs : nullptr,
-            part_rows(rows_) * kPairs,
-            groups_};
+            kUnit && gradients_ ? gradients().from(at) : UnitGradients<Unit>()};
   }
 
   // the gate gradients of step s + 1, which flow through W_hh into step s; zeros where nothing
@@ -255,7 +240,7 @@ class Backward {
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
                         const BlockRange& range) const {
     if constexpr (kUnit) {
-      if (recurs_by_unit_) return incoming_by_unit(first, rows, s, begin, end, range);
+      if (by_unit_.recurrence) return incoming_of_unit(first, rows, s, begin, end, range);
     }
     const auto left = [&](int64_t r) { return incoming(s, first + r, begin, end); };
     transposed_product(left, rows, gates_h(0, kDirect), G, transposed_w_hh(), zeros_, range, false,
@@ -293,8 +278,8 @@ class Backward {
       }
       if (s != begin) continue;
       if constexpr (kUnit) {
-        if (recurs_by_unit_) {
-          keep_first_step(r, range);
+        if (by_unit_.recurrence) {
+          gradients().from(base_[0] + r).copy(D, range, carry_gradients().from(r));
           continue;
         }
       }
@@ -418,11 +403,10 @@ class Backward {
     parallel_for(threads, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
       T* to = dx_ + first * input_blocks_ * kLanes;
-      if (dx_by_unit_) {
+      if (by_unit_.inputs) {
         if constexpr (kUnit) {
-          transposed_by_unit(gradients_ + first * kPairs, part_rows(rows_), last - first,
-                             Cell::slot_x, w_ih_parts_, {0, input_blocks_}, to,
-                             input_blocks_ * kLanes);
+          transposed_by_unit(gradients().from(first), last - first, G, slot_x_, w_ih_of_unit_,
+                             {0, input_blocks_}, to, input_blocks_ * kLanes);
         }
       } else {
         const auto left = [&](int64_t r) { return dgates_ + (first + r) * dgates_width_; };
@@ -445,7 +429,7 @@ class Backward {
   void weight_gradients(int64_t begin, int64_t end, bool is_first) {
     const int64_t count = rows_;
     if constexpr (kUnit) {
-      if (by_unit_) return weights_by_unit(begin, end, is_first);
+      if (by_unit_.weights) return weights_of_unit(begin, end, is_first);
     }
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
@@ -504,173 +488,61 @@ class Backward {
 
   // ---------------------------------------------------------------- by the matrix unit
 
-  static constexpr int64_t kPairs = 16;            // of a row of a group
-  static constexpr int64_t kUnitWeightRows = 256;  // units of one task of the weights' gradients
-
-  // of one part: odd, for the reason of Columns
-  static int64_t part_rows(int64_t rows) { return rows | 1; }
+  UnitGradients<Unit> gradients() const { return {gradients_, seq_.H, rows_}; }
+  UnitGradients<Unit> carry_gradients() const { return {carry_gradients_, seq_.H, seq_.B}; }
 
   void take_for_unit(Arena& arena, int64_t rows) {
-    groups_ = Unit::groups_of(seq_.H);
-    row_groups_ = Unit::groups_of(rows);
-    if (!by_unit_) return;
-    const auto take = [&](int64_t tiles) { return arena.take<uint32_t>(tiles * Unit::kTile); };
-    const auto take_rows = [&](int64_t count) {
-      return arena.take<uint32_t>(D * groups_ * Unit::kParts * part_rows(count) * kPairs);
+    if (!by_unit_.weights) return;
+    const int64_t groups = Unit::groups_of(seq_.H), row_groups = Unit::groups_of(rows);
+    const auto take = [&](int64_t columns, int64_t k_groups) {
+      return arena.take<uint32_t>(right_factor<Unit>(columns, k_groups));
     };
-    gradients_ = take_rows(rows);
-    if (recurs_by_unit_) {
-      carry_parts_ = take_rows(seq_.B);
-      w_hh_parts_ = take(blocks_ * G * groups_ * Unit::kParts);
+    gradients_ = UnitGradients<Unit>::take(arena, D, seq_.H, rows);
+    if (by_unit_.recurrence) {
+      carry_gradients_ = UnitGradients<Unit>::take(arena, D, seq_.H, seq_.B);
+      w_hh_of_unit_ = take(seq_.H, G * groups);
     }
-    if (dx_by_unit_ && a_.dx.present)
-      w_ih_parts_ = take(input_blocks_ * G * groups_ * Unit::kParts);
-    if (wants_weights()) {
-      const int64_t units = smaller(2 * groups_ * Unit::kRows, kUnitWeightRows);
-      gradients_of_units_ = take(threads_ * (units / Unit::kRows) * row_groups_ * Unit::kParts);
-    }
-    if (a_.dw_ih.present) x_parts_ = take(input_blocks_ * row_groups_ * Unit::kParts);
-    if (a_.dw_hh.present) h_parts_ = take(blocks_ * row_groups_ * Unit::kParts);
+    if (by_unit_.inputs && a_.dx.present) w_ih_of_unit_ = take(seq_.I, G * groups);
+    if (wants_weights()) weight_product_ = {arena, threads_, D, seq_.H, rows};
+    if (a_.dw_ih.present) x_of_unit_ = take(seq_.I, row_groups);
+    if (a_.dw_hh.present) h_of_unit_ = take(seq_.H, row_groups);
   }
 
   void pack_for_unit() {
-    if (recurs_by_unit_) pack_weights_for_unit(f_.w_hh, seq_.H, w_hh_parts_);
-    if (w_ih_parts_) pack_weights_for_unit(f_.w_ih, seq_.I, w_ih_parts_);
+    if (w_hh_of_unit_) pack_weights_for_unit<Unit>(threads_, f_.w_hh, G, seq_.H, w_hh_of_unit_);
+    if (w_ih_of_unit_) pack_weights_for_unit<Unit>(threads_, f_.w_ih, G, seq_.H, w_ih_of_unit_);
   }
 
-  // w as right factor: k runs over the units of one gate after the other
-  void pack_weights_for_unit(const Tensor& w, int64_t columns, uint32_t* packed) const {
-    const int64_t H = seq_.H;
-    const int threads = threads_for(threads_, kPacking * columns * G * H);
-    for_packed_blocks(threads, blocks_of<T>(columns), [&](int64_t first, int64_t last) {
-      for (int64_t group = 0; group < G * groups_; ++group) {
-        const int64_t unit = group % groups_ * Unit::kGroup;
-        const T* rows = static_cast<const T*>(w.data) + (group / groups_ * H + unit) * w.stride[0];
-        for (int64_t block = first; block < last; ++block) {
-          const auto row = [&](int64_t i) {
-            if (unit + i >= H) return V::set(0);
-            const T* at = rows + i * w.stride[0] + block * kLanes * w.stride[1];
-            const int width = static_cast<int>(smaller(kLanes, columns - block * kLanes));
-            if (w.stride[1] == 1) return V::load(at, width);
-            alignas(kAlignment) T side_by_side[kLanes] = {};
-            for (int lane = 0; lane < width; ++lane) side_by_side[lane] = at[lane * w.stride[1]];
-            return V::load(side_by_side);
-          };
-          Unit::pack_group(row, packed + (block * G * groups_ + group) * Unit::kGroupOfTiles);
-        }
-      }
-    });
-  }
-
-  // the listed rows as right factor: k runs over them
-  void pack_list_for_unit(int64_t count, int64_t columns, uint32_t* packed) const {
-    const int64_t blocks = blocks_of<T>(columns), groups = Unit::groups_of(count);
-    const int threads = threads_for(threads_, kPacking * count * columns);
-    parallel_for(threads, groups, [&](int64_t group) {
-      for (int64_t block = 0; block < blocks; ++block) {
-        const auto row = [&](int64_t i) {
-          const int64_t k = group * Unit::kGroup + i;
-          const T* from = k < count ? row_list_[k] : nullptr;
-          return from ? load_block(from, block, columns) : V::set(0);
-        };
-        Unit::pack_group(row, packed + (block * groups + group) * Unit::kGroupOfTiles);
-      }
-    });
-  }
-
-  // as transposed_product, of all gates; row r of the left factor at `left` + r kPairs, of so many
-  // rows a part
-  template <class Slot>
-  void transposed_by_unit(const uint32_t* left, int64_t left_rows, int64_t rows, const Slot& slot,
-                          const uint32_t* w, const BlockRange& range, T* out,
-                          int64_t out_stride) const {
-    const int64_t part = left_rows * kPairs;
-    for (int gate = 0, end; gate < G; gate = end) {
-      end = gate + 1;  // gates whose gradients lie one after the other are one sum
-      while (end < G && slot(end) == slot(end - 1) + 1) ++end;
-      Unit::multiply({left + slot(gate) * groups_ * Unit::kParts * part, Unit::kRows * kPairs,
-                      Unit::kParts * part, part},
-                     {w + (range.first * G + gate) * groups_ * Unit::kGroupOfTiles,
-                      G * groups_ * Unit::kGroupOfTiles, Unit::kGroupOfTiles, Unit::kTile},
-                     rows, (range.last - range.first) * kLanes, (end - gate) * groups_,
-                     out + range.first * kLanes, out_stride, gate == 0);
-    }
-  }
-
-  void incoming_by_unit(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
+  void incoming_of_unit(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
                         const BlockRange& range) const {
-    const int64_t flowing = seq_.active(first, first + rows, s + 1);
-    T* product = product_ + first * width_;
-    if (flowing > 0) {
-      const bool in_chunk = s + 1 < end;
-      const uint32_t* left = in_chunk ? gradients_ + (base_[s + 1 - begin] + first) * kPairs
-                                      : carry_parts_ + first * kPairs;
-      transposed_by_unit(left, part_rows(in_chunk ? rows_ : seq_.B), flowing, Cell::slot_h,
-                         w_hh_parts_, range, product, width_);
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      if (r < flowing && !seq_.resets(first + r, s + 1)) continue;
-      copy_or_zero<T>(product + r * width_ + range.first * kLanes, nullptr,
-                      (range.last - range.first) * kLanes);
-    }
+    const UnitGradients<Unit> left = s + 1 < end ? gradients().from(base_[s + 1 - begin] + first)
+                                                 : carry_gradients().from(first);
+    const auto stops = [&](int64_t r) { return seq_.resets(first + r, s + 1); };
+    incoming_by_unit(left, seq_.active(first, first + rows, s + 1), rows, G, slot_h_, w_hh_of_unit_,
+                     range, stops, product_ + first * width_, width_);
   }
 
-  // row r of the first step, which the chunk before this one begins from
-  void keep_first_step(int64_t r, const BlockRange& range) const {
-    const int64_t part = part_rows(rows_) * kPairs, kept = part_rows(seq_.B) * kPairs;
-    const uint32_t* from = gradients_ + (base_[0] + r) * kPairs;
-    for (int64_t i = 0; i < D * groups_ * Unit::kParts; ++i) {
-      const int64_t group = i / Unit::kParts % groups_;
-      if (group < range.first / 2 || group >= (range.last + 1) / 2) continue;
-      copy_or_zero(carry_parts_ + i * kept + r * kPairs, from + i * part, kPairs);
-    }
-  }
-
-  // 3, each task some units of a slot
-  void weights_by_unit(int64_t begin, int64_t end, bool is_first) {
-    const int64_t count = rows_, H = seq_.H, groups = Unit::groups_of(count);
+  void weights_of_unit(int64_t begin, int64_t end, bool is_first) {
+    if (!wants_weights()) return;
+    const auto row = [&](int64_t k) { return row_list_[k]; };
     if (a_.dw_ih.present) {
       list_rows(begin, end, [&](int64_t r, int64_t s) {
         return row_of<const T>(f_.x, seq_.time(r, s), seq_.batch[r]);
       });
-      pack_list_for_unit(count, seq_.I, x_parts_);
+      pack_rows_for_unit<Unit>(threads_, row, rows_, seq_.I, x_of_unit_);
     }
     if (a_.dw_hh.present) {
       list_rows(begin, end,
                 [&](int64_t r, int64_t s) { return seq_.previous<T>(f_.y, f_.h0, r, s); });
-      pack_list_for_unit(count, H, h_parts_);
+      pack_rows_for_unit<Unit>(threads_, row, rows_, seq_.H, h_of_unit_);
     }
-    if (!wants_weights()) return;
-    const int64_t unit_stride = groups * Unit::kGroupOfTiles;
-    const int64_t part = part_rows(count) * kPairs;
-    const int64_t tasks_of_slot = (H + kUnitWeightRows - 1) / kUnitWeightRows;
-    const int64_t tasks = D * tasks_of_slot;
-    // Each thread has room for one task's left factor, which so stays in its L2.
-    const int64_t room = smaller(2 * groups_, kUnitWeightRows / Unit::kRows) * unit_stride;
-    const int64_t rooms = smaller(threads_for(threads_, count * D * H * (H + seq_.I)), tasks);
-    parallel_for(threads_, rooms, [&](int64_t member) {
-      uint32_t* left = gradients_of_units_ + member * room;
-      for (int64_t task = member; task < tasks; task += rooms) {
-        const int64_t d = task / tasks_of_slot, first = task % tasks_of_slot * kUnitWeightRows;
-        const int64_t units = smaller(kUnitWeightRows, H - first);
-        const int64_t group = d * groups_ + first / Unit::kGroup;
-        Unit::transpose_rows(gradients_ + group * Unit::kParts * part, count, part,
-                             Unit::groups_of(units), left,
-                             db_ ? db_ + d * bias_width_ + first : nullptr);
-        const auto product = [&](const Tensor& dw, int gate, int64_t columns,
-                                 const uint32_t* right) {
-          if (!dw.present) return;
-          Unit::multiply({left, unit_stride, Unit::kGroupOfTiles, Unit::kTile},
-                         {right, unit_stride, Unit::kGroupOfTiles, Unit::kTile}, units, columns,
-                         groups, static_cast<T*>(dw.data) + (gate * H + first) * columns, columns,
-                         is_first);
-        };
-        for (int gate = 0; gate < G; ++gate) {
-          if (Cell::slot_x(gate) == d) product(a_.dw_ih, gate, seq_.I, x_parts_);
-          if (Cell::slot_h(gate) == d) product(a_.dw_hh, gate, H, h_parts_);
-        }
-      }
-    });
+    const auto sum = [&](const Tensor& dw, const int* slot, const uint32_t* rows, int64_t columns) {
+      return UnitWeights{
+          dw.present ? static_cast<T*>(dw.data) : nullptr, G, slot, rows, columns, is_first};
+    };
+    const UnitWeights weights[] = {sum(a_.dw_ih, slot_x_, x_of_unit_, seq_.I),
+                                   sum(a_.dw_hh, slot_h_, h_of_unit_, seq_.H)};
+    weight_product_.run(threads_, gradients(), rows_, db_, weights, 2);
   }
 
   template <class Slot>
@@ -702,12 +574,11 @@ class Backward {
   T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;
   int64_t bias_width_;
   T* db_;
-  // the matrix unit's
-  bool by_unit_, dx_by_unit_, recurs_by_unit_;  // 3, 2 and 1
-  int64_t groups_ = 0, row_groups_ = 0;
-  uint32_t *gradients_ = nullptr, *carry_parts_ = nullptr, *w_hh_parts_ = nullptr,
-           *w_ih_parts_ = nullptr, *gradients_of_units_ = nullptr, *x_parts_ = nullptr,
-           *h_parts_ = nullptr;
+  ByUnit by_unit_;
+  int slot_x_[G], slot_h_[G];
+  uint32_t *gradients_ = nullptr, *carry_gradients_ = nullptr, *w_hh_of_unit_ = nullptr,
+           *w_ih_of_unit_ = nullptr, *x_of_unit_ = nullptr, *h_of_unit_ = nullptr;
+  UnitWeightProduct<Unit> weight_product_;
 };
 
 }  // namespace FASTRNN_ISA

@@ -4,7 +4,7 @@
 
 #include "cpu/fixed.hpp"
 
-#include "cells/cells.hpp"
+#include "cpu/derived_table.hpp"
 #include "cpu/forward.hpp"
 
 namespace fastrnn {
@@ -20,24 +20,11 @@ struct FloatForward {
   static constexpr KernelTable::Kernel value = {
       Kernel::packed_size, Kernel::pack, Kernel::workspace, Kernel::run, nullptr, nullptr};
 };
-constexpr auto kForward = per_cell<FloatForward>();
+constexpr FloatKernels kPlain = per_cell<FloatForward>();
 
-struct Table {
-  KernelTable::PerDType kernels[kForward.kCount];
-  KernelTable table;
-
-  FASTRNN_EARLY Table() : table(*kernel_table_amx()) {
-    for (int cell = 0; cell < kForward.kCount; ++cell) {
-      kernels[cell] = table.kernels[cell];
-      KernelTable::Kernel& kernel = kernels[cell].of[static_cast<int>(DType::kFloat32)];
-      kernel.packed_size = kForward.of[cell].packed_size;
-      kernel.pack = kForward.of[cell].pack;
-      kernel.forward_workspace = kForward.of[cell].forward_workspace;
-      kernel.forward = kForward.of[cell].forward;
-    }
-    table.name = "fixed";
-    table.supported = bytes_supported;
-    table.kernels = kernels;
+struct Table : DerivedTable {
+  FASTRNN_EARLY Table() : DerivedTable("fixed", bytes_supported, *kernel_table_amx()) {
+    replace(plain, kPlain);
   }
 };
 

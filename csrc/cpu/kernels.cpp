@@ -4,10 +4,10 @@
 // Hence no standard library here either.
 #include FASTRNN_ISA_HEADER
 
+#include "cpu/family/kernels.hpp"
+
 #include "cells/cells.hpp"
 #include "cpu/backward.hpp"
-#include "cpu/family/backward.hpp"
-#include "cpu/family/forward.hpp"
 #include "cpu/forward.hpp"
 #include "cpu/probe.hpp"
 
@@ -29,31 +29,6 @@ constexpr KernelTable::Kernel kKernel = {Forward<C, T>::packed_size, Forward<C, 
 template <template <class> class C>
 struct Kernels {
   static constexpr KernelTable::PerDType value = {{kKernel<C, float>, kKernel<C, double>}};
-};
-
-// The family's drivers with one cell, on vectors or on dual numbers.
-template <template <class> class C, class V>
-struct FamilyOfCell {
-  static int64_t packed_size(const ForwardArgs& a) {
-    return FamilyForward<V>::packed_size(kCell<C, V>.shape, a);
-  }
-  static void pack(const ForwardArgs& a, void* packed) {
-    FamilyForward<V>::pack(kCell<C, V>.shape, a, packed);
-  }
-  static int64_t forward_workspace(const ForwardArgs& a) {
-    return FamilyForward<V>::workspace(kCell<C, V>, a);
-  }
-  static void forward(const ForwardArgs& a, void* workspace) {
-    FamilyForward<V>::run(kCell<C, V>, a, workspace);
-  }
-  static int64_t backward_workspace(const BackwardArgs& a) {
-    return FamilyBackward<V>::workspace(kCell<C, V>, a);
-  }
-  static void backward(const BackwardArgs& a, void* workspace) {
-    FamilyBackward<V>::run(kCell<C, V>, a, workspace);
-  }
-  static constexpr KernelTable::Kernel kKernel = {
-      packed_size, pack, forward_workspace, forward, backward_workspace, backward};
 };
 
 template <template <class> class C>

@@ -6,8 +6,9 @@
 //
 // dgates [rows of the chunk, slots, width]: the gates' gradients before their activation. With
 // layer norm there is a second panel, flow [rows, 2 G, width]: the gradients of the products W_ih x
-// (G gates) and W_hh h (G gates); without it the products' gradients are those of the gates. Each
-// is kept a second time by columns, of which 3 reads one unit at a time.
+// (G gates) and W_hh h (G gates); without it the products' gradients are those of the gates. These
+// are kept a second time by columns, of which 3 reads one unit at a time, or, where a matrix unit
+// makes the products, as its left factor (unit_products.hpp).
 #pragma once
 
 #include "cpu/backward.hpp"
@@ -18,12 +19,13 @@ namespace fastrnn {
 namespace {
 namespace FASTRNN_ISA {
 
-template <class V>
+template <class V, class Unit = NoMatrixUnit>
 // the gates hold vectors, which are aligned
 class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
  public:
   using T = typename V::Scalar;
   static constexpr int kLanes = V::kLanes;
+  static constexpr bool kUnit = Unit::kPresent;
 
   static int64_t workspace(const CellKernels<V>& cell, const BackwardArgs& a) {
     Arena arena{nullptr};
@@ -57,17 +59,23 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         flow_width_(n_.has_norm ? 2 * G * n_.width : dgates_width_),
         input_blocks_(blocks_of<T>(seq_.I)),
         room_(larger(n_.width, n_.h_width)),
-        drops_(has_recurrent_dropout(on_)) {
+        drops_(has_recurrent_dropout(on_)),
+        flow_slots_(n_.has_norm ? 2 * G : shape_.slots),
+        by_unit_(kUnit && E == 0, seq_.B * chunk_, seq_.B, n_.H) {
     const int64_t B = seq_.B, rows = B * chunk_, GH = G * n_.H;
     const int64_t widest = larger(input_blocks_ * kLanes, room_);
     for (int g = 0; g < G; ++g) {
-      flow_x_[g] = (n_.has_norm ? g : shape_.slot_x[g]) * n_.width;
-      flow_h_[g] = (n_.has_norm ? G + g : shape_.slot_h[g]) * n_.width;
+      slot_x_[g] = n_.has_norm ? g : shape_.slot_x[g];
+      slot_h_[g] = n_.has_norm ? G + g : shape_.slot_h[g];
+      flow_x_[g] = slot_x_[g] * n_.width, flow_h_[g] = slot_h_[g] * n_.width;
     }
     for (int i = 0; i < kParts<V>; ++i) weights_[i] = kept_weights<T>(on_, part(f_.w_hh, i), arena);
-    w_hh_ = take<V>(arena, n_.h_width * GH);
-    if (a.dx.present) w_ih_ = take<V>(arena, input_blocks_ * kLanes * GH);
-    if (n_.projected) w_hr_ = take<V>(arena, n_.width * n_.P);
+    if constexpr (kUnit) take_for_unit(arena, rows);
+    if (!by_unit_.recurrence) {
+      w_hh_ = take<V>(arena, n_.h_width * GH);
+      if (n_.projected) w_hr_ = take<V>(arena, n_.width * n_.P);
+    }
+    if (a.dx.present && !by_unit_.inputs) w_ih_ = take<V>(arena, input_blocks_ * kLanes * GH);
     if (n_.has_norm) {
       gain_ih_ = take<V>(arena, G * n_.width);
       gain_hh_ = take<V>(arena, G * n_.width);
@@ -85,17 +93,22 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     dgates_ = take<V>(arena, rows * dgates_width_);
     flow_ = n_.has_norm ? take<V>(arena, rows * flow_width_) : dgates_;
     carry_ = take<V>(arena, B * flow_width_);
-    dgates_columns_ = take<V>(arena, column_room(rows, dgates_width_));
-    flow_columns_ = n_.has_norm ? take<V>(arena, column_room(rows, flow_width_)) : dgates_columns_;
+    if (!by_unit_.weights) {
+      columns_ = take<V>(arena, column_room(rows, flow_width_));
+      if (n_.projected) dnew_columns_ = take<V>(arena, column_room(rows, n_.h_width));
+      packed_ = take<V>(arena, rows * widest);
+    }
+    bias_width_ = n_.width;
+    if constexpr (kUnit) {
+      if (sums_by_unit()) bias_width_ = UnitWeightProduct<Unit>::padded_units(n_.H);
+    }
+    db_ = take<V>(arena, shape_.slots * bias_width_);
     dh_ = take<V>(arena, B * n_.h_width);
     if (n_.has_c) dc_ = take<V>(arena, B * n_.width);
     incoming_ = take<V>(arena, B * n_.h_width);
     incoming_rows_ = arena.take<ConstAt<V>>(B);
     dnew_ = take<V>(arena, B * n_.h_width);
-    if (n_.projected) {
-      doutput_ = take<V>(arena, B * n_.width);
-      dnew_columns_ = take<V>(arena, column_room(rows, n_.h_width));
-    }
+    if (n_.projected) doutput_ = take<V>(arena, B * n_.width);
     if (E > 0) {
       doperand_ = take<V>(arena, B * n_.width);
       operands_ = take<V>(arena, rows * n_.width);
@@ -104,9 +117,11 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       kept_ = arena.take<T>(B * n_.h_width);
       hidden_ = take<V>(arena, rows * n_.h_width);
     }
-    if (on_.peephole.present) c_of_output_ = take<V>(arena, rows * n_.width);
+    if (on_.peephole.present) {
+      c_of_output_ = take<V>(arena, rows * n_.width);
+      dpeephole_ = take<V>(arena, kMaxPeepholes * n_.width);
+    }
     row_list_ = arena.take<ConstAt<V>>(rows);
-    packed_ = take<V>(arena, rows * widest);
     if (a.dx.present) dx_ = take<V>(arena, rows * input_blocks_ * kLanes);
     if (has_weight_dropout(on_)) dw_hh_ = take<V>(arena, GH * n_.P);
     scratch_ = take<V>(arena, ranges_ * kScratchRows * room_);
@@ -147,6 +162,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
     if (dw_hh_ && a_.dw_hh.present) add_kept_weights();
+    add_sums();
     if (n_.has_norm) add_gains();
   }
 
@@ -154,8 +170,11 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const int64_t GH = G * n_.H;
     seq_.split(ranges_, first_);
     clear(zeros_, flow_width_);
+    clear(db_, shape_.slots * bias_width_);
+    if (dpeephole_) clear(dpeephole_, kMaxPeepholes * n_.width);
+    if constexpr (kUnit) pack_for_unit();
     for (int i = 0; i < kParts<V>; ++i) {
-      pack_transposed(threads_, weights_[i], n_.P, GH, part(w_hh_, i));
+      if (w_hh_) pack_transposed(threads_, weights_[i], n_.P, GH, part(w_hh_, i));
       if (w_ih_) pack_transposed(threads_, part(f_.w_ih, i), seq_.I, GH, part(w_ih_, i));
       if (w_hr_) pack_transposed(threads_, part(on_.w_hr, i), n_.H, n_.P, part(w_hr_, i));
     }
@@ -216,9 +235,13 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   void incoming_product(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end) const {
     const At<V> to = incoming_ + first * n_.h_width;
-    for (int64_t r = first; r < first + rows; ++r) incoming_rows_[r] = incoming(s, r, begin, end);
-    Products<V>::transposed({{}, 0, incoming_rows_ + first}, rows, gates_h(0, direct()), G, w_hh_,
-                            zeros_, n_.h_blocks, to, n_.h_width);
+    if (by_unit_.recurrence) {
+      if constexpr (kUnit) incoming_of_unit(first, rows, s, begin, end, to);
+    } else {
+      for (int64_t r = first; r < first + rows; ++r) incoming_rows_[r] = incoming(s, r, begin, end);
+      Products<V>::transposed({{}, 0, incoming_rows_ + first}, rows, gates_h(0, direct()), G, w_hh_,
+                              zeros_, n_.h_blocks, to, n_.h_width);
+    }
     for (int64_t i = 0; drops_ && i < rows * n_.h_width; i += kLanes) {
       (V::load(to + i) * Lanes<V>::load(kept_ + (first * n_.h_width + i))).store(to + i);
     }
@@ -231,10 +254,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       const int64_t rows = seq_.active(first, last, s);
       incoming_product(first, rows, s, begin, end);
       for (int64_t r = first; r < first + rows; ++r) hidden_gradient(r, s, scratch);
-      if (n_.projected) {
-        Products<V>::transposed({dnew_ + first * n_.h_width, n_.h_width}, rows, gates_of_h(), 1,
-                                w_hr_, {}, n_.blocks, doutput_ + first * n_.width, n_.width);
-      }
+      if (n_.projected) output_gradient(first, rows, s, begin);
       for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin, scratch);
       if (E > 0) {
         Products<V>::transposed({flow_row(s, first, begin), flow_width_}, rows, gates_h(E, G), G,
@@ -242,6 +262,21 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         for (int64_t r = first; r < first + rows; ++r) early_backward(r, s, begin);
       }
       for (int64_t r = first; r < first + rows; ++r) finish_row(r, s, begin);
+    }
+  }
+
+  // of the projection: doutput_ = W_hr^T dnew_
+  void output_gradient(int64_t first, int64_t rows, int64_t s, int64_t begin) const {
+    const At<V> to = doutput_ + first * n_.width;
+    for (int64_t r = first; r < first + rows; ++r) keep_hidden(r, place(s, r, begin));
+    if (by_unit_.recurrence) {
+      if constexpr (kUnit) {
+        transposed_by_unit(dnew_gradients().from(place(s, first, begin)), rows, 1, &kOneSlot,
+                           w_hr_of_unit_, {0, n_.blocks}, to, n_.width);
+      }
+    } else {
+      Products<V>::transposed({dnew_ + first * n_.h_width, n_.h_width}, rows, gates_of_h(), 1,
+                              w_hr_, {}, n_.blocks, to, n_.width);
     }
   }
 
@@ -386,11 +421,24 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       clear(dh_ + row * n_.h_width, n_.h_width);
       if (n_.has_c) clear(dc_ + row * n_.width, n_.width);
     }
-    if (s == begin) copy(carry_ + row * flow_width_, flow_row(s, row, begin), flow_width_);
     const int64_t at = place(s, row, begin);
-    to_columns(dgates_ + at * dgates_width_, dgates_width_, at, dgates_columns_);
-    if (n_.has_norm) to_columns(flow_row(s, row, begin), flow_width_, at, flow_columns_);
-    if (n_.projected) to_columns(dnew_ + row * n_.h_width, n_.h_width, at, dnew_columns_);
+    const At<V> flow = flow_row(s, row, begin);
+    if constexpr (kUnit) {
+      if (by_unit_.weights) to_gradients(flow, flow_slots_, n_.width, gradients().from(at));
+      if (by_unit_.recurrence && s == begin)
+        gradients().from(at).copy(flow_slots_, {0, n_.blocks}, carry_gradients().from(row));
+    }
+    if (!by_unit_.recurrence && s == begin) copy(carry_ + row * flow_width_, flow, flow_width_);
+    if (!by_unit_.weights) to_columns(flow, flow_width_, at, columns_);
+  }
+
+  // the gradient of what the projection gave, for that of its weights
+  void keep_hidden(int64_t row, int64_t at) const {
+    const At<V> dnew = dnew_ + row * n_.h_width;
+    if constexpr (kUnit) {
+      if (by_unit_.weights) return to_gradients(dnew, 1, n_.h_width, dnew_gradients().from(at));
+    }
+    to_columns(dnew, n_.h_width, at, dnew_columns_);
   }
 
   void to_columns(At<V> row, int64_t width, int64_t at, At<V> columns) const {
@@ -424,8 +472,16 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const int64_t tasks = threads_ == 1 ? 1 : smaller(count, 4 * threads_);
     parallel_for(threads_, tasks, [&](int64_t task) {
       const int64_t first = count * task / tasks, last = count * (task + 1) / tasks;
-      Products<V>::transposed({flow_ + first * flow_width_, flow_width_}, last - first, gates_x(),
-                              G, w_ih_, {}, input_blocks_, dx_ + first * width, width);
+      const At<V> to = dx_ + first * width;
+      if (by_unit_.inputs) {
+        if constexpr (kUnit) {
+          transposed_by_unit(gradients().from(first), last - first, G, slot_x_, w_ih_of_unit_,
+                             {0, input_blocks_}, to, width);
+        }
+      } else {
+        Products<V>::transposed({flow_ + first * flow_width_, flow_width_}, last - first, gates_x(),
+                                G, w_ih_, {}, input_blocks_, to, width);
+      }
     });
     for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
       const At<V> dx = row_at<V>(a_.dx, seq_.time(r, s), seq_.batch[r]);
@@ -465,26 +521,40 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     Products<V>::weights(threads_, left, gates, rows_, packed_, width, dw);
   }
 
+  void list_inputs(int64_t begin, int64_t end) const {
+    list_rows(begin, end, [&](int64_t r, int64_t s) {
+      return row_at<V>(f_.x, seq_.time(r, s), seq_.batch[r]);
+    });
+  }
+  void list_hidden(int64_t begin, int64_t end) const {
+    list_rows(begin, end, [&](int64_t r, int64_t s) { return hidden_row(r, s, begin); });
+  }
+  void list_outputs(int64_t begin, int64_t end) const {
+    list_rows(begin, end, [&](int64_t r, int64_t s) {
+      return row_at<V>(on_.output, seq_.time(r, s), seq_.batch[r]);
+    });
+  }
+
+  At<V> dw_hh() const { return dw_hh_ ? dw_hh_ : data_of<V>(a_.dw_hh); }
+
   void weight_gradients(int64_t begin, int64_t end) const {
+    if constexpr (kUnit) {
+      if (by_unit_.weights) return weights_of_unit(begin, end);
+    }
     if (a_.dw_ih.present) {
-      list_rows(begin, end, [&](int64_t r, int64_t s) {
-        return row_at<V>(f_.x, seq_.time(r, s), seq_.batch[r]);
-      });
-      weight_gradient(flow_columns_, gates_x(), seq_.I, data_of<V>(a_.dw_ih));
+      list_inputs(begin, end);
+      weight_gradient(columns_, gates_x(), seq_.I, data_of<V>(a_.dw_ih));
     }
     if (a_.dw_hh.present) {
-      const At<V> dw = dw_hh_ ? dw_hh_ : data_of<V>(a_.dw_hh);
-      list_rows(begin, end, [&](int64_t r, int64_t s) { return hidden_row(r, s, begin); });
-      weight_gradient(flow_columns_, gates_h(0, direct()), n_.P, dw);
+      list_hidden(begin, end);
+      weight_gradient(columns_, gates_h(0, direct()), n_.P, dw_hh());
       if (E > 0) {
         list_rows(begin, end, [&](int64_t r, int64_t s) { return operand_row(r, s, begin); });
-        weight_gradient(flow_columns_, gates_h(E, G), n_.P, dw);
+        weight_gradient(columns_, gates_h(E, G), n_.P, dw_hh());
       }
     }
     if (a_.dw_hr.present) {
-      list_rows(begin, end, [&](int64_t r, int64_t s) {
-        return row_at<V>(on_.output, seq_.time(r, s), seq_.batch[r]);
-      });
+      list_outputs(begin, end);
       weight_gradient(dnew_columns_, gates_of_h(), n_.H, data_of<V>(a_.dw_hr));
     }
   }
@@ -509,28 +579,19 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     return operand;
   }
 
-  // out[u] += sum over k of left[k][u] row_list_[k][offset + u]; left: [blocks, rows, V]
-  void product_sum(At<V> left, int64_t offset, At<V> out) const {
-    parallel_for(threads_, n_.blocks, [&](int64_t j) {
-      const int64_t column = j * Columns<T>::size(rows_);
-      V sum = load_block(out, j, n_.H);
-      for (int64_t k = 0; k < rows_; ++k) {
-        if (!row_list_[k]) continue;
-        const V value = V::load(left + (column + k * kLanes));
-        sum = fma(value, load_block(row_list_[k] + offset, j, n_.H), sum);
+  // to[j] += sum over the rows of the chunk of value(row, j)
+  template <class Value>
+  void sum_rows(int64_t blocks, const Value& value, At<V> to) const {
+    constexpr int64_t kAtOnce = 8;
+    const int64_t tasks = (blocks + kAtOnce - 1) / kAtOnce;
+    parallel_for(threads_for(threads_, rows_ * blocks * kLanes), tasks, [&](int64_t task) {
+      const int64_t first = task * kAtOnce, n = smaller(kAtOnce, blocks - first);
+      V sums[kAtOnce];
+      for (int64_t j = 0; j < n; ++j) sums[j] = V::load(to + (first + j) * kLanes);
+      for (int64_t row = 0; row < rows_; ++row) {
+        for (int64_t j = 0; j < n; ++j) sums[j] = sums[j] + value(row, first + j);
       }
-      store_block(out, j, n_.H, sum);
-    });
-  }
-
-  // out[u] += sum over k of left[k][u]
-  void column_sum(At<V> left, At<V> out) const {
-    parallel_for(threads_, n_.blocks, [&](int64_t j) {
-      for (int i = 0; i < kParts<V>; ++i) {
-        T* const to = part(out, i);
-        const auto sum = Columns<T>(part(left, i), rows_).sum(j, rows_);
-        store_block(to, j, n_.H, load_block(to, j, n_.H) + sum);
-      }
+      for (int64_t j = 0; j < n; ++j) sums[j].store(to + (first + j) * kLanes);
     });
   }
 
@@ -556,25 +617,42 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
   }
 
+  // of biases and peepholes
   void sums(int64_t begin, int64_t end) const {
-    const int64_t H = n_.H;
-    const auto slot = [&](int n) {
-      return dgates_columns_ + n * n_.blocks * Columns<T>::size(rows_);
+    const auto gradient = [&](int64_t row, int64_t block) {
+      return V::load(dgates_ + (row * dgates_width_ + block * kLanes));
+    };
+    if (!sums_by_unit() && (a_.db_ih.present || a_.db_hh.present))
+      sum_rows(shape_.slots * n_.blocks, gradient, db_);
+    if (!a_.dpeephole.present) return;
+    const auto product = [&](int slot) {
+      return [&, slot](int64_t row, int64_t j) {
+        const ConstAt<V> c = row_list_[row];
+        return c ? gradient(row, slot * n_.blocks + j) * load_block(c, j, n_.H) : V::set(0);
+      };
+    };
+    const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
+    list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });
+    for (int n = 0; n < last; ++n) sum_rows(n_.blocks, product(n), dpeephole_ + n * n_.width);
+    for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
+      row_list_[index] =
+          seq_.masked(r, s) ? ConstAt<V>{} : ConstAt<V>(c_of_output_ + index * n_.width);
+    });
+    sum_rows(n_.blocks, product(G - 1), dpeephole_ + last * n_.width);
+  }
+
+  void add_sums() const {
+    const auto add = [&](const Tensor& d, int n, At<V> from) {
+      if (!d.present) return;
+      const At<V> to = data_of<V>(d) + n * n_.H;
+      for (int64_t j = 0; j < n_.blocks; ++j)
+        store_block(to, j, n_.H, load_block(to, j, n_.H) + V::load(from + j * kLanes));
     };
     for (int g = 0; g < G; ++g) {
-      if (a_.db_ih.present) column_sum(slot(shape_.slot_x[g]), data_of<V>(a_.db_ih) + g * H);
-      if (a_.db_hh.present) column_sum(slot(shape_.slot_h[g]), data_of<V>(a_.db_hh) + g * H);
+      add(a_.db_ih, g, db_ + shape_.slot_x[g] * bias_width_);
+      add(a_.db_hh, g, db_ + shape_.slot_h[g] * bias_width_);
     }
-    if (a_.dpeephole.present) {
-      const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
-      list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });
-      for (int n = 0; n < last; ++n) product_sum(slot(n), 0, data_of<V>(a_.dpeephole) + n * H);
-      for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
-        row_list_[index] =
-            seq_.masked(r, s) ? ConstAt<V>{} : ConstAt<V>(c_of_output_ + index * n_.width);
-      });
-      product_sum(slot(G - 1), 0, data_of<V>(a_.dpeephole) + last * H);
-    }
+    for (int n = 0; n < shape_.peepholes; ++n) add(a_.dpeephole, n, dpeephole_ + n * n_.width);
   }
 
   // the gradient of the weights that DropConnect kept
@@ -588,6 +666,98 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         mask.multiply(0, row, n_.P, d);
         for (int64_t k = 0; k < n_.P; ++k) to[row * n_.P + k] += d[k];
       });
+    }
+  }
+
+  // ---------------------------------------------------------------- by the matrix unit
+
+  static constexpr int kOneSlot = 0;
+
+  UnitGradients<Unit> gradients() const { return {gradients_, n_.H, rows_}; }
+  UnitGradients<Unit> carry_gradients() const { return {carry_gradients_, n_.H, seq_.B}; }
+  UnitGradients<Unit> dnew_gradients() const { return {dnew_gradients_, n_.P, rows_}; }
+
+  // The sums of the gates' gradients, where they are what the products take.
+  bool sums_by_unit() const { return by_unit_.weights && !n_.has_norm; }
+
+  void take_for_unit(Arena& arena, int64_t rows) {
+    if (!by_unit_.weights) return;
+    const int64_t of_gates = G * Unit::groups_of(n_.H), of_h = Unit::groups_of(n_.P);
+    const auto take = [&](bool wanted, int64_t columns, int64_t groups) {
+      return wanted ? arena.take<uint32_t>(right_factor<Unit>(columns, groups)) : nullptr;
+    };
+    gradients_ = UnitGradients<Unit>::take(arena, flow_slots_, n_.H, rows);
+    if (by_unit_.recurrence) {
+      carry_gradients_ = UnitGradients<Unit>::take(arena, flow_slots_, n_.H, seq_.B);
+      w_hh_of_unit_ = take(true, n_.P, of_gates);
+      w_hr_of_unit_ = take(n_.projected, n_.H, of_h);
+    }
+    w_ih_of_unit_ = take(by_unit_.inputs && a_.dx.present, seq_.I, of_gates);
+    weight_product_ = {arena, threads_, flow_slots_, n_.H, rows};
+    if (n_.projected) {
+      dnew_gradients_ = UnitGradients<Unit>::take(arena, 1, n_.P, rows);
+      projection_product_ = {arena, threads_, 1, n_.P, rows};
+    }
+    const int64_t widest = larger(n_.P, n_.H), row_groups = Unit::groups_of(rows);
+    x_of_unit_ = take(a_.dw_ih.present, seq_.I, row_groups);
+    h_of_unit_ = take(a_.dw_hh.present || a_.dw_hr.present, widest, row_groups);
+  }
+
+  void pack_for_unit() const {
+    const auto pack = [&](const Tensor& w, int gates, int64_t units, uint32_t* packed) {
+      if (packed) pack_weights_for_unit<Unit>(threads_, w, gates, units, packed);
+    };
+    pack(weights_[0], G, n_.H, w_hh_of_unit_);
+    pack(f_.w_ih, G, n_.H, w_ih_of_unit_);
+    pack(on_.w_hr, 1, n_.P, w_hr_of_unit_);
+  }
+
+  // `slots` of `width` values each
+  void to_gradients(At<V> row, int64_t slots, int64_t width, const UnitGradients<Unit>& to) const {
+    for (int64_t slot = 0; slot < slots; ++slot, row = row + width) {
+      for (int64_t at = 0; at < width; at += 2 * kLanes) {
+        const bool two = at + kLanes < width;
+        to.store(slot, at / kLanes, V::load(row + at),
+                 two ? V::load(row + (at + kLanes)) : V::set(0));
+      }
+    }
+  }
+
+  void incoming_of_unit(int64_t first, int64_t rows, int64_t s, int64_t begin, int64_t end,
+                        At<V> to) const {
+    const UnitGradients<Unit> left =
+        s + 1 < end ? gradients().from(place(s + 1, first, begin)) : carry_gradients().from(first);
+    const auto stops = [&](int64_t r) { return seq_.resets(first + r, s + 1); };
+    incoming_by_unit(left, seq_.active(first, first + rows, s + 1), rows, G, slot_h_, w_hh_of_unit_,
+                     {0, n_.h_blocks}, stops, to, n_.h_width);
+  }
+
+  void weights_of_unit(int64_t begin, int64_t end) const {
+    const auto pack = [&](int64_t columns, uint32_t* packed) {
+      pack_rows_for_unit<Unit>(
+          threads_, [&](int64_t k) { return row_list_[k]; }, rows_, columns, packed);
+    };
+    UnitWeights weights[2];
+    int number = 0;
+    if (a_.dw_ih.present) {
+      list_inputs(begin, end);
+      pack(seq_.I, x_of_unit_);
+      weights[number++] = {data_of<V>(a_.dw_ih), G, slot_x_, x_of_unit_, seq_.I, false};
+    }
+    if (a_.dw_hh.present) {
+      list_hidden(begin, end);
+      pack(n_.P, h_of_unit_);
+      weights[number++] = {dw_hh(), G, slot_h_, h_of_unit_, n_.P, false};
+    }
+    const bool has_sums = sums_by_unit() && (a_.db_ih.present || a_.db_hh.present);
+    if (number > 0 || has_sums) {
+      weight_product_.run(threads_, gradients(), rows_, has_sums ? db_ : nullptr, weights, number);
+    }
+    if (a_.dw_hr.present) {
+      list_outputs(begin, end);
+      pack(n_.H, h_of_unit_);
+      weights[0] = {data_of<V>(a_.dw_hr), 1, &kOneSlot, h_of_unit_, n_.H, false};
+      projection_product_.run(threads_, dnew_gradients(), rows_, nullptr, weights, 1);
     }
   }
 
@@ -605,6 +775,9 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   int ranges_;
   int64_t chunk_, dgates_width_, flow_width_, input_blocks_, room_;
   bool drops_;
+  int64_t flow_slots_;
+  ByUnit by_unit_;
+  int slot_x_[kMaxGates], slot_h_[kMaxGates];      // of the flow
   int64_t flow_x_[kMaxGates], flow_h_[kMaxGates];  // where the products' gradients lie in a flow
   Tensor weights_[kParts<V>];
   At<V> w_hh_{}, w_ih_{}, w_hr_{}, gain_ih_{}, gain_hh_{}, gain_c_{}, bias_c_{};
@@ -612,13 +785,18 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   int64_t *first_, *base_;
   int64_t rows_ = 0;  // of the chunk
   At<V> zeros_{}, dgates_{}, flow_{}, carry_{}, dh_{}, dc_{}, incoming_{}, dnew_{}, doutput_{};
-  At<V> dgates_columns_{}, flow_columns_{}, dnew_columns_{}, gain_sums_{}, c_sums_{};
+  At<V> columns_{}, dnew_columns_{}, gain_sums_{}, c_sums_{}, db_{}, dpeephole_{};
+  int64_t bias_width_;
   At<V> doperand_{}, operands_{}, hidden_{}, c_of_output_{};
   T* kept_ = nullptr;
   ConstAt<V>* incoming_rows_;
   ConstAt<V>* row_list_;
   At<V> packed_{}, dx_{}, dw_hh_{}, scratch_{};
   T* zoneout_;
+  uint32_t *gradients_ = nullptr, *carry_gradients_ = nullptr, *dnew_gradients_ = nullptr,
+           *w_hh_of_unit_ = nullptr, *w_ih_of_unit_ = nullptr, *w_hr_of_unit_ = nullptr,
+           *x_of_unit_ = nullptr, *h_of_unit_ = nullptr;
+  UnitWeightProduct<Unit> weight_product_, projection_product_;
 };
 
 }  // namespace FASTRNN_ISA
