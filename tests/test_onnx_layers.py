@@ -41,6 +41,7 @@ LAYERS: dict[str, Any] = {
     ),
     "rnn": lambda: fastrnn.RNN(I, 6, 2, bidirectional=True, seed=8),
     "rnn relu": lambda: fastrnn.RNN(I, 6, 2, nonlinearity="relu", seed=9),
+    "reverse": lambda: fastrnn.GRU(I, 6, 2, reverse=True, seed=11),
     "rnn options": lambda: fastrnn.RNN(I, 6, seed=10, activations=["softplus"], clip=1.5),
 }
 
@@ -263,7 +264,6 @@ def test_what_a_layer_has_not_is_refused_by_name() -> None:
 
         return change
 
-    refused(attribute(direction="reverse"), r"'first' \(LSTM\): direction 'reverse'")
     refused(constant(5, np.ones((1, B, 5), np.float32)), "'first' .*initial_h is a constant that")
     refused(constant(4, np.ones(B, np.int32)), "'first' .*sequence_lens is a constant")
     empty = graph_of(between, **squeeze)

@@ -32,6 +32,8 @@ OPTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "sum": (fastrnn.GRU, {"merge": "sum", "bidirectional": True, "num_layers": 2}),
     "mul": (fastrnn.LSTM, {"merge": "mul", "bidirectional": True, "num_layers": 2}),
     "average": (fastrnn.RNN, {"merge": "average", "bidirectional": True, "num_layers": 2}),
+    "reverse": (fastrnn.LSTM, {"reverse": True, "num_layers": 2}),
+    "reverse peephole": (fastrnn.LSTM, {"reverse": True, "peephole": True}),
     "pair": (fastrnn.GRU, {"merge": None, "bidirectional": True, "hidden_size": [3, 4]}),
 }
 
@@ -132,7 +134,8 @@ def test_layers_are_stacks_of_functional_calls(name: str) -> None:
     for level in range(layer.num_layers):
         p = layer._row_parameters(level, 0)
         options = {
-            n: layer._options[n] for n in ("coupled", "activations", "clip", "cell_clip", "zoneout")
+            n: layer._options[n]
+            for n in ("coupled", "activations", "clip", "cell_clip", "zoneout", "reverse")
         }
         if family != "lstm":
             del options["coupled"], options["cell_clip"]
@@ -217,8 +220,45 @@ def test_truncated_pieces_carry_the_state_and_cut_the_gradient() -> None:
         state = after
         seen.append(steps)
     assert [s.start for s in seen] == [0, 3, 6]
-    with pytest.raises(ValueError, match="a bidirectional layer needs all steps"):
-        next(fastrnn.GRU(I, 5, bidirectional=True).truncated(x, 3))
+    for option in ("bidirectional", "reverse"):
+        layer = fastrnn.GRU(I, 5, **{option: True})
+        with pytest.raises(ValueError, match=f"a {option} layer needs the whole sequence"):
+            next(layer.truncated(x, 3))
+        with pytest.raises(ValueError, match=f"a {option} layer needs the whole sequence"):
+            layer.step(x[0])
+
+
+@pytest.mark.parametrize("kind", [fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN])
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"num_layers": 2}], ids=str)
+def test_a_reverse_layer_is_the_second_direction_of_a_bidirectional_one(
+    kind: Any, options: dict[str, Any]
+) -> None:
+    """Of each row's own steps, backwards: the layer forwards over the rows turned around."""
+    layer = kind(I, 5, reverse=True, seed=2, **options)
+    forwards = kind(I, 5, seed=2, **options)
+    x = np.random.default_rng(1).standard_normal((T, B, I)).astype(np.float32)
+    lengths = [6, 2, 4]
+    turned, dy = x.copy(), np.ones((T, B, 5), np.float32)
+    for row, length in enumerate(lengths):
+        turned[:length, row] = x[:length, row][::-1]
+    y, state = layer.forward(x, lengths=lengths, training=True)
+    expected, end = forwards.forward(turned, lengths=lengths, training=True)
+    for row, length in enumerate(lengths):
+        assert np.array_equal(y[:length, row], expected[:length, row][::-1])
+        assert not y[length:, row].any()
+    for one, other in zip(parts(state), parts(end), strict=True):
+        assert np.array_equal(one, other)
+    got, wanted = layer.backward(dy).parameters, forwards.backward(dy).parameters
+    for name, value in wanted.items():
+        assert_close(got[name], value, np.float32, "gradient", T, name=name)
+
+
+def test_reverse_is_refused_where_it_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match=r"LSTM: argument 'reverse' .* it is bidirectional"):
+        fastrnn.LSTM(I, 5, reverse=True, bidirectional=True)
+    bad: Any = "yes"
+    with pytest.raises(TypeError, match="LSTM: reverse must be a bool, got 'yes'"):
+        fastrnn.LSTM(I, 5, reverse=bad)
 
 
 def test_masks_change_with_each_training_forward_and_not_in_evaluation() -> None:

@@ -133,6 +133,7 @@ class Recurrent(Generic[State]):
         self._kind.check(self._name, self.dtype)
         self._is_plain = self._kind.is_plain
         self._is_single = self.num_layers == 1 and not self.bidirectional
+        self._is_reverse = self._kind.reads_backwards(0)
         self._parameters: dict[str, Array] = {}
         self._packed: list[_core.Weights] = []
         self._initialise()
@@ -372,7 +373,7 @@ class Recurrent(Generic[State]):
             return (y, final, levels) if return_layers else (y, final)
         if state is None and self._is_single:  # the loop below, once: a short call is mostly Python
             y, h_n, c_n, kept, *_ = (self._packed or self._weights())[0].forward(
-                x, None, None, lengths, mask, reset, False, self.batch_first, training
+                x, None, None, lengths, mask, reset, self._is_reverse, self.batch_first, training
             )
             if training:
                 self._call = _Call([kept], [None], y.shape, batch)
@@ -392,8 +393,9 @@ class Recurrent(Generic[State]):
                 row = layer * directions + direction
                 if initial:
                     h0, c0 = (*(part[row] for part in initial), None)[:2]
+                backwards = self._kind.reads_backwards(direction)
                 output, h_n, c_n, kept, *_ = weights[row].forward(
-                    y, h0, c0, lengths, mask, reset, direction == 1, self.batch_first, training
+                    y, h0, c0, lengths, mask, reset, backwards, self.batch_first, training
                 )
                 outputs.append(output)
                 last += h_n, c_n
@@ -423,10 +425,9 @@ class Recurrent(Generic[State]):
 
         Yields the piece's steps, its y and the state after it, from which the next one begins (as a
         number: no gradient goes back). Call backward in between. Raises ValueError for a
-        bidirectional layer, which needs the whole sequence.
+        layer that is bidirectional or reverse, which needs the whole sequence.
         """
-        if self.bidirectional:
-            raise ValueError(f"{self._name}.truncated: a bidirectional layer needs all steps")
+        self._check_forwards("truncated")
         axis = 1 if self.batch_first else 0
         for start in range(0, x.shape[axis], length):
             steps = slice(start, min(start + length, x.shape[axis]))
@@ -523,13 +524,11 @@ class Recurrent(Generic[State]):
         """One step of a stream: x (B, I) and the state give y (B, H) and the next state.
 
         Stepping through a sequence gives the same bits as forward over the whole. There is no
-        dropout and nothing is kept for backward. Raises ValueError for a bidirectional layer, which
-        needs the whole sequence, and ValueError or TypeError for a wrong shape or dtype.
+        dropout and nothing is kept for backward. Raises ValueError for a layer that is
+        bidirectional or reverse, which needs the whole sequence, and ValueError or TypeError for a
+        wrong shape or dtype.
         """
-        if self.bidirectional:
-            raise ValueError(
-                f"{self._name}.step: a bidirectional layer needs the whole sequence: use forward"
-            )
+        self._check_forwards("step")
         if not self._is_plain:
             y, after = self.forward(x[:, np.newaxis] if self.batch_first else x[np.newaxis], state)
             return y[:, 0] if self.batch_first else y[0], after
@@ -643,6 +642,13 @@ class Recurrent(Generic[State]):
             layer=layer,
         )
         return mask.swapaxes(0, 1) if self.batch_first else mask
+
+    def _check_forwards(self, method: str) -> None:
+        if self.bidirectional or self._is_reverse:
+            which = "bidirectional" if self.bidirectional else "reverse"
+            raise ValueError(
+                f"{self._name}.{method}: a {which} layer needs the whole sequence: use forward"
+            )
 
     def _check(
         self, method: str, argument: str, array: Array, symbols: str, shape: tuple[int | None, ...]

@@ -39,6 +39,7 @@ class LayerOptions(TypedDict, total=False):
     * ``initialiser``: "torch"; "keras", Glorot's uniform for weight_ih, orthogonal weight_hh, no
       biases; or "orthogonal", torch's with each gate's weight_hh orthogonal
     * ``forget_bias``: LSTM, what the forget gate's bias is at the beginning
+    * ``reverse``: from the last step to the first, instead of both ways
     """
 
     proj_size: int
@@ -54,6 +55,7 @@ class LayerOptions(TypedDict, total=False):
     merge: Literal["concat", "sum", "mul", "average"] | None
     initialiser: Literal["torch", "keras", "orthogonal"]
     forget_bias: float | None
+    reverse: bool
 
 
 DEFAULTS: dict[str, Any] = {
@@ -70,6 +72,7 @@ DEFAULTS: dict[str, Any] = {
     "merge": "concat",
     "initialiser": "torch",
     "forget_bias": None,
+    "reverse": False,
 }
 # those that change what is computed, beside where it starts
 _OF_CELL = tuple(DEFAULTS)[:10]
@@ -102,6 +105,9 @@ def checked(name: str, given: LayerOptions) -> dict[str, Any]:
     forget_bias = options["forget_bias"]
     if forget_bias is not None and not isinstance(forget_bias, (int, float, np.number)):
         raise TypeError(f"{name}: forget_bias must be a number, got {forget_bias!r}")
+    if not isinstance(options["reverse"], (bool, np.bool_)):
+        raise TypeError(f"{name}: reverse must be a bool, got {options['reverse']!r}")
+    options["reverse"] = bool(options["reverse"])
     if isinstance(options["zoneout"], list):  # as JSON has a pair
         options["zoneout"] = tuple(options["zoneout"])
     return options
@@ -130,6 +136,9 @@ class Kind:
         """The driver of the plain layer is enough."""
         usual = all(self.options[name] == DEFAULTS[name] for name in (*_OF_CELL, "merge"))
         return usual and len(set(self.hidden)) == 1
+
+    def reads_backwards(self, direction: int) -> bool:
+        return direction == 1 or bool(self.options["reverse"])
 
     def units(self, level: int) -> int:
         """P."""
@@ -225,6 +234,8 @@ class Kind:
             raise ValueError(
                 f"{name}: argument 'forget_bias' must be left out: it has no bias of a forget gate"
             )
+        if self.options["reverse"] and self.directions == 2:
+            raise ValueError(f"{name}: argument 'reverse' must be left out: it is bidirectional")
         row = dict(self._shapes_of_row(self.gates, 1, 1, 1))
         stand_ins = {n: np.zeros(shape, dtype) for n, shape in row.items()}
         return self.settings_of(name, stand_ins, 0, True)
@@ -278,7 +289,7 @@ def forward(
                 lengths,
                 mask,
                 reset,
-                direction == 1,
+                kind.reads_backwards(direction),
                 layer.batch_first,
                 save if training else False,
                 False,

@@ -100,7 +100,8 @@ def _attributes(where: str, layer: Recurrent[Any]) -> dict[str, Any]:
     op = layer._kind.family.upper()
     configuration = layer.configuration()
     own = {name: value for name, value in configuration.items() if name in stack.DEFAULTS}
-    supported = {"clip", "activations", *({"peephole", "coupled"} if op == "LSTM" else ())}
+    supported = {"clip", "activations", "reverse"}
+    supported |= {"peephole", "coupled"} if op == "LSTM" else set()
     if missing := [name for name in own if name not in supported | _OF_TRAINING]:
         raise ValueError(
             f"{where}: ONNX's {op} has no {', '.join(missing)}; supported are "
@@ -109,6 +110,8 @@ def _attributes(where: str, layer: Recurrent[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if layer.bidirectional:
         found["direction"] = "bidirectional"
+    elif own.get("reverse"):
+        found["direction"] = "reverse"
     if "clip" in own:
         found["clip"] = float(own["clip"])
     if own.get("coupled"):

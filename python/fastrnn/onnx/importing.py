@@ -31,9 +31,8 @@ def load(model: files.Source) -> list[Recurrent[Any]]:
     become float32.
 
     Raises ValueError for a model that :func:`prepare` refuses, that has no recurrent node, or one
-    with what a layer has not: the reverse direction alone, activations that differ between
-    directions, lengths that are constants, an initial state that is a constant other than 0, or
-    weights that are none.
+    with what a layer has not: activations that differ between directions, lengths that are
+    constants, an initial state that is a constant other than 0, or weights that are none.
     """
     made = plan(model)
     nodes = [step for step in made.steps if isinstance(step.operation, Node)]
@@ -66,8 +65,6 @@ class _Level:
         for role, name in (("initial_h", names[5]), ("initial_c", names[6])):
             if name in made.constants and np.any(made.constants[name]):
                 raise ValueError(f"{step.where}: {role} is a constant that is not 0")
-        if self.attributes.reverse == (True,):
-            raise ValueError(f"{step.where}: direction 'reverse': a layer has it beside forward")
         described = [options(self.attributes, d) for d in range(layer.directions)]
         if described[0] != described[-1]:
             raise ValueError(f"{step.where}: activations that differ between directions")
@@ -145,6 +142,8 @@ def _layer(levels: list[_Level]) -> Recurrent[Any]:
         chosen["reset_after"] = first.attributes.linear_before_reset
     if first.attributes.op == "RNN":
         chosen["nonlinearity"] = first.cell.removeprefix("rnn_")
+    if first.attributes.reverse == (True,):
+        chosen["reverse"] = True
     names = {name for level in levels for row in level.rows for name in row}
     if "peephole" in names:
         chosen["peephole"] = True
