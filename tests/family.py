@@ -175,8 +175,19 @@ def rounded(value: Any, dtype: npt.DTypeLike, draw: np.random.Generator) -> Any:
         inputs, cotangents = (
             rounded(group, dtype, draw) for group in (value.inputs, value.cotangents)
         )
+        for name in {"clip", "cell_clip", "activations"} & inputs.keys():
+            inputs[name] = _rounded_constants(inputs[name], dtype, draw)
         return replace(value, inputs=inputs, cotangents=cotangents)
     return tuple(rounded(part, dtype, draw) for part in value) if type(value) is tuple else value
+
+
+def _rounded_constants(value: Any, dtype: npt.DTypeLike, draw: np.random.Generator) -> Any:
+    """At a jump of a function, a gate at its bound may be a tie of such numbers alone."""
+    if isinstance(value, float):
+        return float(rounded(np.asarray(value), dtype, draw))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rounded_constants(part, dtype, draw) for part in value)
+    return value
 
 
 def _case(

@@ -85,8 +85,9 @@ def options_agree(case: Case, backend: str = "amx") -> None:
     def exact(case: Case) -> dict[str, Any]:
         return case.results(reference)
 
-    got = case.results(fastrnn, backend=backend)
-    assert_agrees(got, exact(case), exact, (case,), "", case.name)
+    with np.errstate(over="ignore", invalid="ignore"):  # some activations grow without bound
+        got = case.results(fastrnn, backend=backend)
+        assert_agrees(got, exact(case), exact, (case,), "", case.name)
 
 
 @with_every_option

@@ -90,8 +90,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     first_ = arena.take<int64_t>(ranges_ + 1);
     base_ = arena.take<int64_t>(chunk_ + 1);
     zeros_ = take<V>(arena, flow_width_);
-    dgates_ = take<V>(arena, rows * dgates_width_);
-    flow_ = n_.has_norm ? take<V>(arena, rows * flow_width_) : dgates_;
+    keeps_dgates_ = !by_unit_.recurrence || n_.has_norm;
+    dgates_ = take<V>(arena, (keeps_dgates_ ? rows : ranges_) * dgates_width_);
+    const int64_t flows = by_unit_.recurrence ? ranges_ : rows;
+    flow_ = n_.has_norm ? take<V>(arena, flows * flow_width_) : dgates_;
     carry_ = take<V>(arena, B * flow_width_);
     if (!by_unit_.weights) {
       columns_ = take<V>(arena, column_room(rows, flow_width_));
@@ -117,10 +119,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
       kept_ = arena.take<T>(B * n_.h_width);
       hidden_ = take<V>(arena, rows * n_.h_width);
     }
-    if (on_.peephole.present) {
-      c_of_output_ = take<V>(arena, rows * n_.width);
-      dpeephole_ = take<V>(arena, kMaxPeepholes * n_.width);
-    }
+    if (a.dpeephole.present) dpeephole_ = take<V>(arena, B * kMaxPeepholes * n_.width);
     row_list_ = arena.take<ConstAt<V>>(rows);
     if (a.dx.present) dx_ = take<V>(arena, rows * input_blocks_ * kLanes);
     if (has_weight_dropout(on_)) dw_hh_ = take<V>(arena, GH * n_.P);
@@ -138,7 +137,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   struct Scratch {
     At<V> rows;
     T* zoneout;
-    int64_t room;
+    int64_t room, range;
 
     At<V> row(int n) const { return rows + n * room; }
   };
@@ -158,12 +157,12 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
                    [&](int64_t i) { recurrence(first_[i], first_[i + 1], begin, end, i); });
       if (a_.dx.present) input_gradient(begin, end);
       weight_gradients(begin, end);
-      sums(begin, end);
+      sum_biases();
     }
     parallel_for(threads_, ranges_, [&](int64_t i) { initial_state(first_[i], first_[i + 1]); });
     if (dw_hh_ && a_.dw_hh.present) add_kept_weights();
-    add_sums();
-    if (n_.has_norm) add_gains();
+    add_biases();
+    add_sums_of_rows();
   }
 
   void start() {
@@ -171,7 +170,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     seq_.split(ranges_, first_);
     clear(zeros_, flow_width_);
     clear(db_, shape_.slots * bias_width_);
-    if (dpeephole_) clear(dpeephole_, kMaxPeepholes * n_.width);
+    if (dpeephole_) clear(dpeephole_, seq_.B * kMaxPeepholes * n_.width);
     if constexpr (kUnit) pack_for_unit();
     for (int i = 0; i < kParts<V>; ++i) {
       if (w_hh_) pack_transposed(threads_, weights_[i], n_.P, GH, part(w_hh_, i));
@@ -214,14 +213,21 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   // ---------------------------------------------------------------- 1. recurrence
 
   int64_t place(int64_t s, int64_t row, int64_t begin) const { return base_[s - begin] + row; }
-  At<V> flow_row(int64_t s, int64_t row, int64_t begin) const {
-    return flow_ + place(s, row, begin) * flow_width_;
+
+  // Of the row at `at`; where nobody reads them later, all rows of a range have one place.
+  At<V> dgates_row(int64_t at, const Scratch& scratch) const {
+    return dgates_ + (keeps_dgates_ ? at : scratch.range) * dgates_width_;
+  }
+  At<V> flow_row(int64_t at, const Scratch& scratch) const {
+    if (!n_.has_norm) return dgates_row(at, scratch);
+    return flow_ + (by_unit_.recurrence ? scratch.range : at) * flow_width_;
   }
 
   // what flows through W_hh from step s + 1 into step s; zeros where nothing does
   At<V> incoming(int64_t s, int64_t row, int64_t begin, int64_t end) const {
     if (s + 1 >= seq_.length[row] || seq_.resets(row, s + 1)) return zeros_;
-    return s + 1 < end ? flow_row(s + 1, row, begin) : carry_ + row * flow_width_;
+    return s + 1 < end ? flow_ + place(s + 1, row, begin) * flow_width_
+                       : carry_ + row * flow_width_;
   }
 
   // gates whose product has h itself
@@ -249,19 +255,25 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // Steps [begin, end) of rows [first, last), backwards.
   void recurrence(int64_t first, int64_t last, int64_t begin, int64_t end, int64_t index) const {
-    const Scratch scratch{scratch_ + index * kScratchRows * room_, zoneout_ + index * room_, room_};
+    const Scratch scratch{scratch_ + index * kScratchRows * room_, zoneout_ + index * room_, room_,
+                          index};
     for (int64_t s = smaller(end, last > first ? seq_.length[first] : 0) - 1; s >= begin; --s) {
       const int64_t rows = seq_.active(first, last, s);
       incoming_product(first, rows, s, begin, end);
       for (int64_t r = first; r < first + rows; ++r) hidden_gradient(r, s, scratch);
       if (n_.projected) output_gradient(first, rows, s, begin);
-      for (int64_t r = first; r < first + rows; ++r) cell_backward(r, s, begin, scratch);
-      if (E > 0) {
-        Products<V>::transposed({flow_row(s, first, begin), flow_width_}, rows, gates_h(E, G), G,
-                                w_hh_, {}, n_.h_blocks, doperand_ + first * n_.width, n_.width);
-        for (int64_t r = first; r < first + rows; ++r) early_backward(r, s, begin);
+      for (int64_t r = first; r < first + rows; ++r) {
+        cell_backward(r, s, begin, scratch);
+        if (E == 0) finish_row(r, s, begin, scratch);
       }
-      for (int64_t r = first; r < first + rows; ++r) finish_row(r, s, begin);
+      if (E == 0) continue;
+      Products<V>::transposed({flow_ + place(s, first, begin) * flow_width_, flow_width_}, rows,
+                              gates_h(E, G), G, w_hh_, {}, n_.h_blocks,
+                              doperand_ + first * n_.width, n_.width);
+      for (int64_t r = first; r < first + rows; ++r) {
+        early_backward(r, s, begin, scratch);
+        finish_row(r, s, begin, scratch);
+      }
     }
   }
 
@@ -292,6 +304,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     const At<V> dy = a_.dy.present ? row_at<V>(a_.dy, t, b) : At<V>{};
     const bool masked = seq_.masked(row, s);
+    if (!masked) {  // what comes after the other rows' gradients, in time from memory
+      if (f_.reserve.present) fetch<V>(reserve_row(row, s), f_.reserve.shape[2]);
+      if (n_.has_norm) fetch<V>(norms_row(row, s), n_.layout.size);
+    }
     const T* z = masked ? nullptr : zoneout_row(on_, 0, t, b, n_.P, n_.h_width, scratch.zoneout);
     const At<V> dh = dh_ + row * n_.h_width, dnew = dnew_ + row * n_.h_width;
     Lanes<V> squares = Lanes<V>::set(0);
@@ -334,10 +350,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   void cell_backward(int64_t row, int64_t s, int64_t begin, const Scratch& scratch) const {
     const int64_t at = place(s, row, begin);
-    const At<V> dgates = dgates_ + at * dgates_width_;
+    const At<V> dgates = dgates_row(at, scratch);
     if (seq_.masked(row, s)) {
       clear(dgates, dgates_width_);
-      if (n_.has_norm) clear(flow_ + at * flow_width_, flow_width_);
+      if (n_.has_norm) clear(flow_row(at, scratch), flow_width_);
       return;
     }
     BackwardRow<V> r{gates_,
@@ -355,7 +371,7 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     r.dgates = dgates;
     r.bypass = dh_ + row * n_.h_width;
-    if (c_of_output_) r.c_of_output = c_of_output_ + at * n_.width;
+    if (dpeephole_) r.dpeephole = dpeephole_ + row * kMaxPeepholes * n_.width;
     if (on_.norm_of_c != NormOfC::kNone) {
       const ConstAt<V> norms = norms_row(row, s);
       r.norms = norms + n_.layout.c;
@@ -367,24 +383,25 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
     cell_.backward(r);
     if (n_.has_norm) {
-      norm_backward(row, s, at, E, G, kOfLate);
-      if (E == 0) norm_backward_x(row, s, at);
+      norm_backward(row, s, at, E, G, kOfLate, scratch);
+      if (E == 0) norm_backward_x(row, s, at, scratch);
     }
   }
 
   // gradients of gates [first, last) of gh -> those of their products
-  void norm_backward(int64_t row, int64_t s, int64_t at, int first, int last,
-                     NormFactor which) const {
-    scaled_back(row, s, first, last, n_.layout.gh, which, gain_hh_, shape_.slot_h, at,
-                flow_h_[first]);
+  void norm_backward(int64_t row, int64_t s, int64_t at, int first, int last, NormFactor which,
+                     const Scratch& scratch) const {
+    scaled_back(row, s, first, last, n_.layout.gh, which, gain_hh_, shape_.slot_h,
+                dgates_row(at, scratch), flow_row(at, scratch), flow_h_[first]);
   }
-  void norm_backward_x(int64_t row, int64_t s, int64_t at) const {
-    scaled_back(row, s, 0, G, n_.layout.gx, kOfX, gain_ih_, shape_.slot_x, at, 0);
+  void norm_backward_x(int64_t row, int64_t s, int64_t at, const Scratch& scratch) const {
+    scaled_back(row, s, 0, G, n_.layout.gx, kOfX, gain_ih_, shape_.slot_x, dgates_row(at, scratch),
+                flow_row(at, scratch), 0);
   }
 
   void scaled_back(int64_t row, int64_t s, int first, int last, int64_t offset, NormFactor which,
-                   At<V> gain, const int* slots, int64_t at_row, int64_t to_in_row) const {
-    const At<V> dgates = dgates_ + at_row * dgates_width_;
+                   At<V> gain, const int* slots, At<V> dgates, At<V> flow,
+                   int64_t to_in_row) const {
     const ConstAt<V> norms = norms_row(row, s), normed = norms + (offset + first * n_.H);
     const At<V> dgain = gain_sums_ + (row * flow_width_ + to_in_row);
     const RowNorm<V> norm{n_.H,     n_.blocks, last - first,           kLanes,
@@ -397,11 +414,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
           return d * V::load(gain + (first * n_.width + at));
         },
         [&](int64_t j, int g) { return load_block(normed + g * n_.H, j, n_.H); },
-        broadcast<V>(norms + (n_.layout.factors + which)),
-        flow_ + (at_row * flow_width_ + to_in_row));
+        broadcast<V>(norms + (n_.layout.factors + which)), flow + to_in_row);
   }
 
-  void early_backward(int64_t row, int64_t s, int64_t begin) const {
+  void early_backward(int64_t row, int64_t s, int64_t begin, const Scratch& scratch) const {
     if (seq_.masked(row, s)) return;
     const int64_t at = place(s, row, begin);
     cell_.backward_early({gates_, G, n_.blocks, n_.H, reserve_row(row, s), outside(row, s),
@@ -409,20 +425,20 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
                           doperand_ + row * n_.width, dgates_ + at * dgates_width_,
                           dh_ + row * n_.h_width});
     if (n_.has_norm) {
-      norm_backward(row, s, at, 0, E, kOfEarly);
-      norm_backward_x(row, s, at);
+      norm_backward(row, s, at, 0, E, kOfEarly, scratch);
+      norm_backward_x(row, s, at, scratch);
     }
   }
 
   // Nothing flows on from a step before which the state was reset; the first step of the chunk is
   // what the chunk before it begins from.
-  void finish_row(int64_t row, int64_t s, int64_t begin) const {
+  void finish_row(int64_t row, int64_t s, int64_t begin, const Scratch& scratch) const {
     if (seq_.resets(row, s)) {
       clear(dh_ + row * n_.h_width, n_.h_width);
       if (n_.has_c) clear(dc_ + row * n_.width, n_.width);
     }
     const int64_t at = place(s, row, begin);
-    const At<V> flow = flow_row(s, row, begin);
+    const At<V> flow = flow_row(at, scratch);
     if constexpr (kUnit) {
       if (by_unit_.weights) to_gradients(flow, flow_slots_, n_.width, gradients().from(at));
       if (by_unit_.recurrence && s == begin)
@@ -595,8 +611,9 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     });
   }
 
-  // of layer norm, whose rows are kept apart until the end: the same bits for any number of threads
-  void add_gains() const {
+  // of gains and peepholes, whose rows are kept apart until the end: the same bits for any number
+  // of threads
+  void add_sums_of_rows() const {
     const auto add = [&](At<V> rows, int64_t width, int64_t offset, const Tensor& d, int64_t at) {
       if (!d.present) return;
       const At<V> out = data_of<V>(d) + at;
@@ -607,6 +624,8 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
         store_block(out, j, n_.H, sum);
       }
     };
+    for (int n = 0; n < shape_.peepholes; ++n)
+      add(dpeephole_, kMaxPeepholes * n_.width, n * n_.width, a_.dpeephole, n * n_.H);
     for (int g = 0; g < G; ++g) {
       add(gain_sums_, flow_width_, flow_x_[g], a_.dgain_ih, g * n_.H);
       add(gain_sums_, flow_width_, flow_h_[g], a_.dgain_hh, g * n_.H);
@@ -617,42 +636,25 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
     }
   }
 
-  // of biases and peepholes
-  void sums(int64_t begin, int64_t end) const {
+  void sum_biases() const {
+    if (sums_by_unit() || !(a_.db_ih.present || a_.db_hh.present)) return;
     const auto gradient = [&](int64_t row, int64_t block) {
       return V::load(dgates_ + (row * dgates_width_ + block * kLanes));
     };
-    if (!sums_by_unit() && (a_.db_ih.present || a_.db_hh.present))
-      sum_rows(shape_.slots * n_.blocks, gradient, db_);
-    if (!a_.dpeephole.present) return;
-    const auto product = [&](int slot) {
-      return [&, slot](int64_t row, int64_t j) {
-        const ConstAt<V> c = row_list_[row];
-        return c ? gradient(row, slot * n_.blocks + j) * load_block(c, j, n_.H) : V::set(0);
-      };
-    };
-    const int last = shape_.peepholes - 1;  // the output's, whose gate is the last one too
-    list_rows(begin, end, [&](int64_t r, int64_t s) { return c_before(r, s); });
-    for (int n = 0; n < last; ++n) sum_rows(n_.blocks, product(n), dpeephole_ + n * n_.width);
-    for_each_row(begin, end, [&](int64_t r, int64_t s, int64_t index) {
-      row_list_[index] =
-          seq_.masked(r, s) ? ConstAt<V>{} : ConstAt<V>(c_of_output_ + index * n_.width);
-    });
-    sum_rows(n_.blocks, product(G - 1), dpeephole_ + last * n_.width);
+    sum_rows(shape_.slots * n_.blocks, gradient, db_);
   }
 
-  void add_sums() const {
-    const auto add = [&](const Tensor& d, int n, At<V> from) {
+  void add_biases() const {
+    const auto add = [&](const Tensor& d, int g, int slot) {
       if (!d.present) return;
-      const At<V> to = data_of<V>(d) + n * n_.H;
+      const At<V> to = data_of<V>(d) + g * n_.H, from = db_ + slot * bias_width_;
       for (int64_t j = 0; j < n_.blocks; ++j)
         store_block(to, j, n_.H, load_block(to, j, n_.H) + V::load(from + j * kLanes));
     };
     for (int g = 0; g < G; ++g) {
-      add(a_.db_ih, g, db_ + shape_.slot_x[g] * bias_width_);
-      add(a_.db_hh, g, db_ + shape_.slot_h[g] * bias_width_);
+      add(a_.db_ih, g, shape_.slot_x[g]);
+      add(a_.db_hh, g, shape_.slot_h[g]);
     }
-    for (int n = 0; n < shape_.peepholes; ++n) add(a_.dpeephole, n, dpeephole_ + n * n_.width);
   }
 
   // the gradient of the weights that DropConnect kept
@@ -785,9 +787,10 @@ class FamilyBackward {  // NOLINT(clang-analyzer-optin.performance.Padding)
   int64_t *first_, *base_;
   int64_t rows_ = 0;  // of the chunk
   At<V> zeros_{}, dgates_{}, flow_{}, carry_{}, dh_{}, dc_{}, incoming_{}, dnew_{}, doutput_{};
+  bool keeps_dgates_;
   At<V> columns_{}, dnew_columns_{}, gain_sums_{}, c_sums_{}, db_{}, dpeephole_{};
   int64_t bias_width_;
-  At<V> doperand_{}, operands_{}, hidden_{}, c_of_output_{};
+  At<V> doperand_{}, operands_{}, hidden_{};
   T* kept_ = nullptr;
   ConstAt<V>* incoming_rows_;
   ConstAt<V>* row_list_;

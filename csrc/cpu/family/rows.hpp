@@ -67,7 +67,7 @@ struct BackwardRow {
   const T* z = nullptr;         // as in ForwardRow
   At<V> dgates{};               // [slots, width]
   At<V> bypass{};               // of h', what does not go through W_hh is added
-  At<V> c_of_output{};          // the c that the output's peephole sees; null: not wanted
+  At<V> dpeephole{};            // [peepholes, width], added to; null: not wanted
   ConstAt<V> norms{}, factor{};
   NormOfRow<V> norm{};
   At<V> dgain{}, dbias{};  // of the normalisation of c, added to
@@ -164,9 +164,7 @@ struct CellRows {
       } else if (Cell::kMixes) {
         (V::load(r.bypass + at) + bypass).store(r.bypass + at);
       }
-      if constexpr (Cell::kStates == 2) {
-        if (r.c_of_output) state.store(r.c_of_output + at);
-      }
+      if constexpr (Cell::kStates == 2) add_peepholes(r, at, gradients, before, state);
       store(r, j, gradients);
     }
   }
@@ -218,6 +216,16 @@ struct CellRows {
 
   static void store(const BackwardRow<V>& r, int64_t j, const V* gradients) {
     for (int d = 0; d < D; ++d) gradients[d].store(r.dgates + (d * r.width + j * kLanes));
+  }
+
+  // c: as the output's peephole sees it, which is the last one, of the last gate
+  static void add_peepholes(const BackwardRow<V>& r, int64_t at, const V* gradients, V before,
+                            V c) {
+    for (int n = 0; r.dpeephole && n < Cell::kPeepholes; ++n) {
+      const bool is_last = n + 1 == Cell::kPeepholes;
+      const At<V> sum = r.dpeephole + (n * r.width + at);
+      fma(gradients[is_last ? G - 1 : n], is_last ? c : before, V::load(sum)).store(sum);
+    }
   }
 
   // c is normalised over all units, so that the output has to wait for the last of them
@@ -299,7 +307,7 @@ struct CellRows {
       r.set_c_gradient(at, Units<Cell>::backward_state(k, kept, r.previous(j), V::load(d_row + at),
                                                        V::load(do_row + at), gradients, state));
       store(r, j, gradients);
-      if (r.c_of_output) (of_state ? norm.scaled(at) : state).store(r.c_of_output + at);
+      add_peepholes(r, at, gradients, r.previous(j), of_state ? norm.scaled(at) : state);
     }
   }
 };

@@ -78,6 +78,17 @@ void pad_rows(const Tensor& tensor, int64_t n, int64_t units, int64_t width, At<
   }
 }
 
+// n values into L2
+template <class V>
+void fetch(ConstAt<V> row, int64_t n) {
+  using T = typename V::Scalar;
+  for (int i = 0; i < kParts<V>; ++i) {
+    const T* const from = part(row, i);
+    for (int64_t at = 0; at < n; at += 64 / static_cast<int64_t>(sizeof(T)))
+      __builtin_prefetch(from + at, 0, 2);
+  }
+}
+
 template <class T>
 void fill(T* to, int64_t n, T value) {
   for (int64_t i = 0; i < n; ++i) to[i] = value;
