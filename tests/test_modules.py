@@ -494,7 +494,8 @@ def test_dropout_without_a_second_layer_warns_at_the_caller(kind):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.zeros((2, 3)), ValueError, r"x must be \(T, B, I\) = \(any, any, 3\), got \(2, 3\)"),
+        (np.zeros(3), ValueError, r"x must be \(T, B, I\) = \(any, any, 3\), got \(3,\)"),
+        (np.zeros((2, 4)), ValueError, r"x must be \(T, I\) = \(any, 3\), got \(2, 4\)"),
         (np.zeros((2, 3, 4)), ValueError, r"x must be .*, got \(2, 3, 4\)"),
         (
             np.zeros((2, 3, 3), np.float32),

@@ -395,3 +395,59 @@ def test_gradients_of_the_last_level_add_up(merge: Any) -> None:
         layer.forward(x[..., :I], training=True, return_layers=True)
         results.append(layer.backward(dy, dlayers=dlayers).dx)
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "sizes", "options"),
+    [
+        (fastrnn.GRU, 4, {}),
+        (fastrnn.LSTM, 4, {"bidirectional": True, "num_layers": 2}),
+        (fastrnn.LSTM, [4, 6], {"peephole": True}),
+        (fastrnn.RNN, 4, {"bidirectional": True, "merge": None}),
+    ],
+)
+def test_one_sequence_is_a_batch_of_one_without_its_axis(
+    kind: Any, sizes: Any, options: dict[str, Any], batch_first: bool
+) -> None:
+    rng = np.random.default_rng(31)
+    layer = kind(3, sizes, batch_first=batch_first, dtype=np.float64, seed=5, **options)
+    x, mask = rng.standard_normal((7, 3)), rng.random(7) < 0.7
+    axis = 0 if batch_first else 1
+
+    def batch(value: Any) -> Any:
+        return tuple(map(batch, value)) if type(value) is tuple else np.expand_dims(value, axis)
+
+    def agree(one: Any, many: Any, at: int) -> None:
+        if isinstance(one, (tuple, list)):
+            for a, b in zip(one, many, strict=True):
+                agree(a, b, at)
+        else:
+            assert np.array_equal(np.expand_dims(one, at), many)
+
+    results = []
+    for change in (lambda value: value, batch):
+        lengths = 5 if change is not batch else [5]
+        y, state = layer.forward(
+            change(x), lengths=lengths, mask=change(mask), reset=change(~mask), training=True
+        )
+        y, state = layer.forward(change(x), state, training=True)
+        gradients = layer.backward(y, state)
+        results.append((y, state, gradients))
+    (y, state, one), (many_y, many_state, many) = results
+    agree(y, many_y, axis)
+    agree(state, many_state, -2)
+    agree(one.dx, many.dx, axis)
+    agree(one.dstate, many.dstate, -2)
+    for name, gradient in many.parameters.items():
+        assert np.array_equal(one.parameters[name], gradient)
+
+
+def test_one_sequence_is_refused_by_its_own_shape() -> None:
+    layer = fastrnn.LSTM(3, 4, seed=5)
+    with pytest.raises(ValueError, match=r"x must be \(T, I\) = \(any, 3\), got \(7, 2\)"):
+        layer.forward(np.zeros((7, 2), np.float32))
+    y, _ = layer.forward(np.zeros((7, 3), np.float32), training=True)
+    with pytest.raises(ValueError, match="dy must be"):
+        layer.backward(y[:3])
+    assert layer.backward(y).dx.shape == (7, 3)

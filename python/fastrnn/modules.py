@@ -62,6 +62,12 @@ class _Call(NamedTuple):
     batch: int
 
 
+class _CallOfOne(NamedTuple):
+    """The same for a sequence without an axis of rows."""
+
+    batch: _Call | stack.Call
+
+
 class Recurrent(Generic[State]):
     """What RNN, LSTM and GRU share; a subclass names its cell."""
 
@@ -127,7 +133,7 @@ class Recurrent(Generic[State]):
         self.dtype = np.dtype(dtype)
         self.seed = int(seed)
         self.dropout_calls = 0
-        self._call: _Call | stack.Call | None = None
+        self._call: _Call | stack.Call | _CallOfOne | None = None
         self._options = stack.checked(self._name, options)
         self._kind = self._make_kind(hidden)
         self._kind.check(self._name, self.dtype)
@@ -333,7 +339,8 @@ class Recurrent(Generic[State]):
     ) -> Any:
         """The layer over a sequence.
 
-        x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype
+        x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype. (T, I): one sequence,
+                 and nothing else has an axis of rows either
         state    where to start: h, or (h, c) for the LSTM, (L * D, B, H) each; zeros if None
         lengths  (B,) ints, 0 to T: row b ends after lengths[b] steps; y beyond is 0
         mask     (T, B) bool ((B, T) with batch_first): False carries the state over the step
@@ -360,6 +367,10 @@ class Recurrent(Generic[State]):
         x = np.asarray(x)
         shape = x.shape
         if len(shape) != 3 or shape[2] != self.input_size or x.dtype != self.dtype:
+            if len(shape) == 2:
+                return self._forward_of_one(
+                    x, state, lengths, mask, reset, training, save, return_layers
+                )
             symbols = "(B, T, I)" if self.batch_first else "(T, B, I)"
             self._check("forward", "x", x, symbols, (None, None, self.input_size))
         batch = shape[0] if self.batch_first else shape[1]
@@ -428,12 +439,11 @@ class Recurrent(Generic[State]):
         layer that is bidirectional or reverse, which needs the whole sequence.
         """
         self._check_forwards("truncated")
-        axis = 1 if self.batch_first else 0
+        axis = 1 if self.batch_first and np.ndim(x) == 3 else 0
         for start in range(0, x.shape[axis], length):
             steps = slice(start, min(start + length, x.shape[axis]))
             part = [
-                None if a is None else a[:, steps] if self.batch_first else a[steps]
-                for a in (x, mask, reset)
+                None if a is None else a[:, steps] if axis else a[steps] for a in (x, mask, reset)
             ]
             left = None
             if lengths is not None:
@@ -464,7 +474,9 @@ class Recurrent(Generic[State]):
         if call is None:
             raise RuntimeError(f"{name}: no forward(training=True) came before")
         clip = checked_clip(name, grad_clip)
-        if isinstance(call, stack.Call):
+        if not isinstance(call, _Call):
+            if isinstance(call, _CallOfOne):
+                return self._backward_of_one(call, dy, dstate, dlayers, grad_clip)
             return self._general_backward(dy, dstate, dlayers, clip)
         if dlayers is not None:
             raise ValueError(f"{name}: dlayers need a forward with return_layers")
@@ -566,6 +578,58 @@ class Recurrent(Generic[State]):
         dx, first, gradients = stack.backward(self, call, levels, final, clip)
         parameters = {name: gradients[name] for name in self._parameters}
         return Gradients(dx, self._of_rows(first), parameters)
+
+    # ------------------------------------------------------------------ one sequence
+    def _forward_of_one(
+        self,
+        x: Array,
+        state: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        training: bool,
+        save: Any,
+        return_layers: bool,
+    ) -> Any:
+        self._check("forward", "x", x, "(T, I)", (None, self.input_size))
+        y, final, *levels = self.forward(
+            self._as_batch(x),
+            _each(state, _state_as_batch),
+            None if lengths is None else np.reshape(lengths, (-1,)),
+            self._as_batch(mask),
+            self._as_batch(reset),
+            training,
+            save=save,
+            return_layers=return_layers,
+        )
+        if training:
+            assert isinstance(self._call, (_Call, stack.Call))
+            self._call = _CallOfOne(self._call)
+        parts = self._of_batch(y), _each(final, _state_of_batch)
+        return (*parts, self._of_batch(levels[0])) if return_layers else parts
+
+    def _backward_of_one(
+        self, call: _CallOfOne, dy: Any, dstate: Any, dlayers: Any, grad_clip: float | None
+    ) -> Gradients:
+        self._call = call.batch
+        try:
+            gradients = self.backward(
+                self._as_batch(dy),
+                _each(dstate, _state_as_batch),
+                dlayers=self._as_batch(dlayers),
+                grad_clip=grad_clip,
+            )
+        finally:
+            if self._call is not None:  # refused: it is still to be called
+                self._call = call
+        dx, first, parameters = gradients
+        return Gradients(self._of_batch(dx), _each(first, _state_of_batch), parameters)
+
+    def _as_batch(self, value: Any) -> Any:
+        return _each(value, lambda a: np.expand_dims(a, 0 if self.batch_first else 1))
+
+    def _of_batch(self, value: Any) -> Any:
+        return _each(value, lambda a: a[0] if self.batch_first else a[:, 0])
 
     # ------------------------------------------------------------------ helpers
     def _rows(
@@ -693,6 +757,24 @@ class Recurrent(Generic[State]):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.configuration().items())
         return f"{self._name}({shown})"
+
+
+def _each(value: Any, change: Callable[[Array], Array]) -> Any:
+    """With every array in it changed."""
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)):
+        return type(value)(_each(part, change) for part in value)
+    return change(np.asarray(value))
+
+
+def _state_as_batch(part: Array) -> Array:
+    """(L * D, H) or, of levels of different sizes, (H,)."""
+    return np.expand_dims(part, -2) if part.ndim else part
+
+
+def _state_of_batch(part: Array) -> Array:
+    return part[..., 0, :]
 
 
 def _stack(parts: Sequence[Array]) -> Array:
