@@ -339,8 +339,7 @@ class Recurrent(Generic[State]):
     ) -> Any:
         """The layer over a sequence.
 
-        x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype. (T, I): one sequence,
-                 and nothing else has an axis of rows either
+        x        (T, B, I), or (B, T, I) with batch_first; the layer's dtype
         state    where to start: h, or (h, c) for the LSTM, (L * D, B, H) each; zeros if None
         lengths  (B,) ints, 0 to T: row b ends after lengths[b] steps; y beyond is 0
         mask     (T, B) bool ((B, T) with batch_first): False carries the state over the step
@@ -348,6 +347,8 @@ class Recurrent(Generic[State]):
         training keep what backward needs, and apply dropout
         save     with training: "chunks" or "recompute" keep less (fastrnn.functional)
         return_layers   a third result: the output of every level
+
+        x (T, I) is one sequence; then nothing else has an axis of rows either.
 
         Returns y (T, B, D * H), or (B, T, D * H) with batch_first, and the state after the last
         step, shaped as `state`. Direction d of level l is row l * D + d of a state. Without
