@@ -4,6 +4,7 @@ configuration.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import warnings
 from typing import Any
@@ -337,18 +338,23 @@ BAD_STEPS = {
     "batch": lambda x, h: (x, h[1:]),
     "dtype": lambda x, h: (x.double(), h),
     "no tensor": lambda x, h: (x.tolist(), h),
+    "no tensor for h": lambda x, h: (x, (h, h)),
 }
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 @pytest.mark.parametrize("case", BAD_STEPS)
 @pytest.mark.parametrize("name", CELLS)
-def test_a_bad_step_raises_what_torch_raises(name: str, case: str) -> None:
+def test_a_bad_step_raises_what_torch_raises(name: str, case: str, grad: bool) -> None:
     theirs, ours = pair(name, I, H)
     x, h = BAD_STEPS[case](torch.randn(B, I), torch.randn(B, H))
     hx = (h, h) if name == "LSTMCell" else h
     raised = []
     for module in (theirs, ours):
-        with pytest.raises(Exception) as error:  # noqa: PT011
+        with (
+            torch.set_grad_enabled(grad),
+            pytest.raises(Exception) as error,  # noqa: PT011
+        ):
             module(x, hx)
         raised.append((error.type, str(error.value)))
     assert raised[1] == raised[0]
@@ -380,6 +386,39 @@ def test_a_bad_constructor_raises_what_torch_raises(name: str, options: dict[str
             getattr(namespace, name)(**({"input_size": I, "hidden_size": H} | options))
         raised.append((error.type, str(error.value)))
     assert raised[1] == raised[0]
+
+
+BAD_CELLS: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
+    ((), {}),
+    ((I,), {}),
+    ((I, H), {"depth": 3}),
+    ((I, H), {"bias": False, "input_size": I}),
+    ((I, H, True, "tanh", None, None, 1), {}),
+)
+
+
+@pytest.mark.parametrize(("args", "options"), BAD_CELLS, ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_made_wrongly_raises_what_torch_raises(
+    name: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    raised = []
+    for namespace in (torch.nn, fastrnn.torch):
+        with pytest.raises(TypeError) as error:
+            getattr(namespace, name)(*args, **options)
+        raised.append(str(error.value))
+    assert raised[1] == raised[0]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_parameters_of_a_cell_are_those_of_torch(name: str) -> None:
+    theirs, ours = (
+        [(p.name, p.default) for p in inspect.signature(c).parameters.values()]
+        for c in (getattr(torch.nn, name), getattr(fastrnn.torch, name))
+    )
+    assert ours[: len(theirs)] == theirs
+    skipped = torch.nn.utils.skip_init(getattr(fastrnn.torch, name), I, H, bias=False)
+    assert [key for key, _ in skipped.named_parameters()] == ["weight_ih", "weight_hh"]
 
 
 def test_dropout_with_one_layer_warns_as_torch_does() -> None:

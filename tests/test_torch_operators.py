@@ -155,6 +155,28 @@ def test_a_traced_module_takes_another_T_and_B(name: str) -> None:
     assert torch.equal(traced(x)[0], module(x)[0])
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_export_takes_lengths_that_are_not_known_then(name: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = getattr(fastrnn.torch, name)(I, H, bidirectional=True)
+
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layers(x, lengths=lengths)[0]
+            return y
+
+    module = Model()
+    rows = Dim("B", max=64)
+    program = torch.export.export(
+        module,
+        (torch.randn(T, B, I), torch.tensor([2, T, 0])),
+        dynamic_shapes=({0: Dim("T", max=64), 1: rows}, {0: rows}),
+    )
+    x, lengths = torch.randn(9, 4, I), torch.tensor([0, 9, 3, 1])
+    assert torch.equal(program.module()(x, lengths), module(x, lengths))
+
+
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "not_strict"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_export_with_dynamic_T_and_B_is_saved_and_loaded(name: str, strict: bool) -> None:

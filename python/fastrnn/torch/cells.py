@@ -76,13 +76,13 @@ class _Cell(Optional, RNNCellBase):
             return None
         try:
             states = eager_layer(self._spec(), Inputs(input, self._weights(), h, c), cache)
-        except (TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError):
             return None
         return states if len(states) == 2 else states[0]
 
     def _step(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...] | None:
         """The new states, or None where the core cannot take these arguments."""
-        if isinstance(input, Proxy):
+        if isinstance(input, Proxy) or not all(isinstance(s, Tensor) for s in states):
             return None
         batched = input.dim() == 2
         if not batched:
@@ -142,6 +142,18 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
     _theirs = torch.nn.RNNCell
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype, **options)
+
     def _plain_cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
 
@@ -162,6 +174,17 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     """
 
     _theirs = torch.nn.LSTMCell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
 
     def _plain_cell(self) -> str:
         return "lstm"
@@ -193,10 +216,20 @@ class GRUCell(_Cell, torch.nn.GRUCell):
 
     _theirs = torch.nn.GRUCell
 
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reset_after: bool = True,
+        **options: Any,
+    ) -> None:
         if not reset_after:
             self.__dict__["reset_after"] = False  # the options' check is to know
-        super().__init__(*args, **kwargs)
+        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
 
     def _plain_cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
