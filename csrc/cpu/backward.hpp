@@ -59,11 +59,11 @@ class Backward {
         blocks_(blocks_of<T>(seq_.H)),
         input_blocks_(blocks_of<T>(seq_.I)),
         width_(padded<T>(seq_.H)),
-        parts_(hidden_parts(threads_, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
-        ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
         chunk_(larger(1, smaller(seq_.T, kBackwardChunkRows / larger(seq_.B, 1)))),
-        dgates_width_(D * width_),
-        by_unit_(kUnit, seq_.B * chunk_, seq_.B, seq_.H) {
+        by_unit_(kUnit, seq_.B * chunk_, seq_.B, seq_.H),
+        parts_(parts()),
+        ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(threads_, larger(seq_.B, 1)))),
+        dgates_width_(D * width_) {
     const int64_t rows = seq_.B * chunk_;
     for (int g = 0; g < G; ++g) {
       slot_x_[g] = Cell::slot_x(g), slot_h_[g] = Cell::slot_h(g);
@@ -106,6 +106,14 @@ class Backward {
 
   GateRange gates_x() const { return {0, G, seq_.H, offset_x_}; }
   GateRange gates_h(int first, int last) const { return {first, last, seq_.H, offset_h_}; }
+
+  int64_t parts() const {
+    const int64_t weight_bytes = G * seq_.H * seq_.H * int64_t{sizeof(T)};
+    if constexpr (kUnit) {
+      if (by_unit_.recurrence) return parts_of_units<Unit>(threads_, seq_.B, weight_bytes);
+    }
+    return hidden_parts(threads_, seq_.B, weight_bytes);
+  }
 
   bool wants_bias() const { return a_.db_ih.present || a_.db_hh.present; }
   bool wants_weights() const { return a_.dw_ih.present || a_.dw_hh.present || wants_bias(); }
@@ -558,9 +566,11 @@ class Backward {
   Sequence seq_;
   int threads_;
   int64_t blocks_, input_blocks_, width_;
+  int64_t chunk_;
+  ByUnit by_unit_;
   int64_t parts_;  // of the hidden units; ranges of the batch
   int ranges_;
-  int64_t chunk_, dgates_width_;
+  int64_t dgates_width_;
   int64_t offset_x_[G], offset_h_[G];  // where each gate's gradients lie in a row
   int64_t* counters_;
   T *w_hh_ = nullptr, *w_ih_ = nullptr;  // null: taken as they are
@@ -574,7 +584,6 @@ class Backward {
   T *x_packed_ = nullptr, *h_packed_ = nullptr, *operands_ = nullptr, *operand_packed_ = nullptr;
   int64_t bias_width_;
   T* db_;
-  ByUnit by_unit_;
   int slot_x_[G], slot_h_[G];
   uint32_t *gradients_ = nullptr, *carry_gradients_ = nullptr, *w_hh_of_unit_ = nullptr,
            *w_ih_of_unit_ = nullptr, *x_of_unit_ = nullptr, *h_of_unit_ = nullptr;

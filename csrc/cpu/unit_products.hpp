@@ -36,6 +36,14 @@ struct ByUnit {
         recurrence(weights && batch >= kLeastUnitBatch) {}
 };
 
+// As hidden_parts. Fewer rows than a tile has take as long as a tile: then it is the units that are
+// split.
+template <class Unit>
+int64_t parts_of_units(int threads, int64_t batch, int64_t weight_bytes) {
+  constexpr int64_t kWorthTheWait = 128 * 1024;
+  return batch < Unit::kRows * threads && weight_bytes >= kWorthTheWait ? threads : 1;
+}
+
 template <class Unit>
 struct UnitGradients {
   static constexpr int64_t kPairs = 16;  // of a row of a group
@@ -180,20 +188,22 @@ struct UnitWeights {
 };
 
 // The gradients of all weights whose left factor is that of the gates, and of biases. Each task is
-// some units of a slot, whose part of the left factor, turned, stays in its thread's L2.
+// some units of a slot, whose part of the left factor, turned, stays in its thread's L2; there are
+// as many tasks as threads.
 template <class Unit>
 struct UnitWeightProduct {
   static constexpr int64_t kUnitsOfTask = 256;
 
-  int64_t slots, units, tasks_of_slot, units_of_task;
+  int64_t slots, units, units_of_task, tasks_of_slot;
   uint32_t* turned;
 
   UnitWeightProduct() = default;
   UnitWeightProduct(Arena& arena, int threads, int64_t slot_count, int64_t unit_count, int64_t rows)
       : slots(slot_count),
         units(unit_count),
-        tasks_of_slot((units + kUnitsOfTask - 1) / kUnitsOfTask),
-        units_of_task(smaller(padded_units(units), kUnitsOfTask)),
+        units_of_task(smaller(padded_units(smaller(units, (units * slots + threads - 1) / threads)),
+                              kUnitsOfTask)),
+        tasks_of_slot((units + units_of_task - 1) / units_of_task),
         turned(arena.take<uint32_t>(threads * room(rows))) {}
 
   // a bias's sums are of so many units a slot
@@ -210,8 +220,8 @@ struct UnitWeightProduct {
     parallel_for(threads, workers, [&](int64_t member) {
       uint32_t* to = turned + member * room(count);
       for (int64_t task = member; task < tasks; task += workers) {
-        const int64_t slot = task / tasks_of_slot, first = task % tasks_of_slot * kUnitsOfTask;
-        const int64_t some = smaller(kUnitsOfTask, units - first);
+        const int64_t slot = task / tasks_of_slot, first = task % tasks_of_slot * units_of_task;
+        const int64_t some = smaller(units_of_task, units - first);
         Unit::transpose_rows(left.group(slot, first / Unit::kGroup), count, left.part,
                              Unit::groups_of(some), to,
                              sums ? sums + slot * padded_units(units) + first : nullptr);
