@@ -16,38 +16,59 @@ if importlib.util.find_spec("keras") is None:  # not imported: each backend want
 TESTS = Path(__file__).parent
 
 
-def run_pytest(backend: str, *arguments: str) -> str:
-    done = subprocess.run(
+def run_pytest(backend: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        env=os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
         cwd=TESTS.parent,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    return done.stdout
+
+
+def own_tests(
+    backend: str, *modules: str, enabled: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Keras's own."""
+    plugin = ["-p", "keras_enabled"] if enabled else []
+    plain = ["-c", os.devnull, "--rootdir", str(TESTS), *plugin, "--pyargs"]
+    return run_pytest(backend, *plain, *(f"keras.src.layers.rnn{name}" for name in modules))
+
+
+def fused(done: subprocess.CompletedProcess[str]) -> int:
+    """Layers computed by the kernels."""
+    found = re.search(r"fused=(\d+)", done.stdout)
+    assert found is not None, done.stdout[-4000:] + done.stderr[-2000:]
+    return int(found[1])
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
 def test_the_cases_hold_on_the_backend(backend: str) -> None:
     pytest.importorskip(backend)
-    assert re.search(r"\d{2} passed", run_pytest(backend, str(TESTS / "keras_cases.py")))
+    done = run_pytest(backend, str(TESTS / "keras_cases.py"))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"\d{2} passed", done.stdout)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_the_layers_own_tests_of_keras_pass(backend: str) -> None:
     pytest.importorskip(backend)
-    modules = [f"keras.src.layers.rnn.{name}_test" for name in ("lstm", "gru", "simple_rnn")]
-    plain = ["-c", os.devnull, "--rootdir", str(TESTS), "-p", "keras_enabled", "--pyargs"]
-    environment = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{TESTS}{os.pathsep}{environment}"
-    try:
-        out = run_pytest(backend, *plain, *modules)
-    finally:
-        os.environ["PYTHONPATH"] = environment
-    fused = re.search(r"fused=(\d+)", out)
-    assert fused is not None
-    assert int(fused[1]) > 20
+    done = own_tests(backend, ".lstm_test", ".gru_test", ".simple_rnn_test")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert fused(done) > 20
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
+def test_as_many_of_all_own_tests_of_keras_pass_as_without_the_kernels(backend: str) -> None:
+    pytest.importorskip(backend)
+    without, with_them = (own_tests(backend, "", enabled=enabled) for enabled in (False, True))
+    passed = [re.search(r"(\d+) passed", done.stdout) for done in (without, with_them)]
+    assert passed[0] is not None
+    assert passed[1] is not None
+    assert int(passed[1][1]) == int(passed[0][1]) > 70
+    assert fused(with_them) > 100
 
 
 def test_the_examples_of_the_documentation_run() -> None:
