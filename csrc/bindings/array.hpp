@@ -43,13 +43,34 @@ inline py::array to_numpy(const std::string& function, const char* name, py::han
   }
 }
 
+constexpr int kNumpyHalf = 23;  // NPY_HALF, which pybind11 does not name
+
+inline int numpy_type(DType dtype) {
+  using Numpy = py::detail::npy_api;
+  switch (dtype) {
+    case DType::kFloat16:
+      return kNumpyHalf;
+    case DType::kFloat32:
+      return Numpy::NPY_FLOAT_;
+    default:
+      return Numpy::NPY_DOUBLE_;
+  }
+}
+
 inline DType dtype_of(const std::string& function, const char* name, const py::array& array) {
+  using Numpy = py::detail::npy_api;
   const py::dtype dtype = array.dtype();
   if (dtype.byteorder() != '>') {
-    if (dtype.num() == py::dtype::of<float>().num()) return DType::kFloat32;
-    if (dtype.num() == py::dtype::of<double>().num()) return DType::kFloat64;
-    if (dtype.num() == py::dtype::of<bool>().num()) return DType::kBool;
-    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::kFloat16;
+    switch (dtype.num()) {
+      case Numpy::NPY_FLOAT_:
+        return DType::kFloat32;
+      case Numpy::NPY_DOUBLE_:
+        return DType::kFloat64;
+      case Numpy::NPY_BOOL_:
+        return DType::kBool;
+      case kNumpyHalf:
+        return DType::kFloat16;
+    }
   }
   throw TypeError(argument(function, name) +
                   " must be of dtype float32 or float64 (mask, reset: bool), got " +
@@ -197,9 +218,7 @@ inline Held new_array(DType dtype, const std::vector<py::ssize_t>& shape, const 
     held.owner = array;
     return held;
   }
-  const py::dtype type(dtype == DType::kFloat16   ? "float16"
-                       : dtype == DType::kFloat32 ? "float32"
-                                                  : "float64");
+  const py::dtype type(numpy_type(dtype));
   int64_t bytes = type.itemsize();
   for (const py::ssize_t size : shape) bytes *= size;
   if (bytes < kLarge) {

@@ -9,6 +9,7 @@
 
 #include "bindings/array.hpp"
 #include "bindings/family.hpp"
+#include "bindings/others_run.hpp"
 #include "fastrnn.hpp"
 
 namespace fastrnn::bindings {
@@ -86,7 +87,7 @@ struct Call {
       workspace.owner = new_like(like, {bytes}, "uint8");
       workspace.tensor.data = tensor_in(capsule_of(workspace.owner, now)).data;
     }
-    const py::gil_scoped_release release;
+    const OthersRun others(args);
     body(*backend, a, workspace.tensor.data);
     if (!now.stream_is_known) backend->wait(now.device, now.stream);
   }

@@ -12,6 +12,7 @@
 #include "bindings/array.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/new_tensor.hpp"
+#include "bindings/others_run.hpp"
 #include "bindings/plan.hpp"
 #include "bindings/weight_cache.hpp"
 #include "errors.hpp"
@@ -339,8 +340,6 @@ struct Calls {
     T = of[0].x.shape[0], B = of[0].x.shape[1], P = of[0].w_hh.shape[1];
     H = in.projected ? of[0].family.w_hr.shape[1] : P;
   }
-
-  int64_t products() const { return T * B * of[0].w_ih.shape[0] * (of[0].x.shape[2] + P); }
 };
 
 void set_reserve(const Layer& layer, const Calls& calls, const KeptUnits& kept,
@@ -403,10 +402,7 @@ void run(const Layer& layer, py::handle x, const Inputs& in, Calls& calls, const
     if (a.x.present) bytes = std::max(bytes, device_workspace(backend, a));
   }
   const DeviceWorkspace workspace(x, bytes);
-  // letting other threads in costs as much as a step of a small layer
-  constexpr int64_t kWorth = 1 << 17;
-  std::optional<py::gil_scoped_release> release;
-  if (calls.products() >= kWorth) release.emplace();
+  const OthersRun others(calls.of[0]);
   for (int d = 0; d < layer.plan.directions; ++d)
     forward(backend, calls.of[static_cast<size_t>(d)], workspace.data);
 }

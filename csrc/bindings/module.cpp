@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -221,18 +222,36 @@ py::tuple weights_forward(const Weights& weights, py::handle x, py::handle h0, p
                       save, false);
 }
 
-// One step through a stack of layers; x [B, I], h and c [L, B, H] or None -> (h, c or None), [L, B,
-// H]
-py::tuple stack_step(const std::string& function, const py::list& layers, py::handle x,
-                     py::handle h, py::handle c) {
+// The halves of a state (h, c), or of one that is h alone.
+std::array<py::handle, 2> halves_of(const std::string& function, py::handle state, int states) {
+  if (state.is_none()) return {py::none(), py::none()};
+  if (states == 1) return {state, py::none()};
+  PyObject* const pair = state.ptr();
+  if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2)
+    return {PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)};
+  if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2)
+    return {PyList_GET_ITEM(pair, 0), PyList_GET_ITEM(pair, 1)};
+  throw TypeError(function + ": state must be a pair (h, c), got " + type_name(state));
+}
+
+// One step through the stack of a layer of that name; x [B, I], state None, h or (h, c), each
+// [L, B, H] -> y [B, H], the next state
+py::tuple stack_step(const std::string& name, const py::list& layers, py::handle x,
+                     py::handle state) {
+  const std::string function = name + ".step";
   const int64_t count = static_cast<int64_t>(layers.size());
+  const auto layer_at = [&](int64_t i) -> const Call& {
+    return py::cast<const Weights&>(layers[static_cast<size_t>(i)]).call;
+  };
+  const int states = layer_at(0).cell().states;
+  const auto [h, c] = halves_of(function, state, states);
   const Held x_held = hold(function, "x", x, Access::kUnitLastStride);
   const Held h_held = hold(function, "h", h, Access::kUnitLastStride);
   const Held c_held = hold(function, "c", c, Access::kUnitLastStride);
   Held h_next, c_next;
   Tensor input = one_step(x_held.tensor);
   for (int64_t i = 0; i < count; ++i) {
-    const Call& layer = py::cast<const Weights&>(layers[static_cast<size_t>(i)]).call;
+    const Call& layer = layer_at(i);
     ForwardArgs a = layer.args;
     a.threads = num_threads();
     a.x = input;
@@ -241,7 +260,7 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
       check_stacked_state(function.c_str(), "h", h_held.tensor, a.x, count, layer.H());
       check_stacked_state(function.c_str(), "c", c_held.tensor, a.x, count, layer.H());
       h_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
-      if (layer.cell().states == 2) c_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
+      if (states == 2) c_next = new_array(a.x.dtype, {count, a.x.shape[1], layer.H()});
     }
     a.h0 = slice(h_held.tensor, i);
     a.c0 = slice(c_held.tensor, i);
@@ -249,10 +268,13 @@ py::tuple stack_step(const std::string& function, const py::list& layers, py::ha
     a.c_n = slice(c_next.tensor, i);
     a.y = one_step(a.h_n);
     input = a.y;
-    const py::gil_scoped_release release;
+    const OthersRun others(a);
     forward(*layer.backend, a);
   }
-  return py::make_tuple(h_next.owner, c_next.owner ? c_next.owner : py::none());
+  const py::object y =
+      py::reinterpret_borrow<py::sequence>(h_next.owner)[static_cast<size_t>(count - 1)];
+  if (states == 1) return py::make_tuple(y, h_next.owner);
+  return py::make_tuple(y, py::make_tuple(h_next.owner, c_next.owner));
 }
 
 // -> (dx, dw_ih, dw_hh, db_ih or None, db_hh or None, dh0, dc0 or None), and of a call with any
@@ -455,9 +477,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
            py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),
            py::arg("batch_first"), py::arg("save"),
            "-> (y, h_n, c_n | None, saved | None, None, None)");
-  m.def("stack_step", &stack_step, py::arg("function"), py::arg("layers"), py::arg("x"),
-        py::arg("h"), py::arg("c"),
-        "One step through layers of Weights: x (B, I), h and c (L, B, H) or None -> (h, c | None)");
+  m.def("stack_step", &stack_step, py::arg("name"), py::arg("layers"), py::arg("x"),
+        py::arg("state"),
+        "One step through layers of Weights: x (B, I), state None, h or (h, c), each (L, B, H) -> "
+        "(y, the next state)");
   m.def("forward", &py_forward, py::arg("function"), py::arg("cell"), py::arg("x"), py::arg("w_ih"),
         py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("h0"), py::arg("c0"),
         py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("reverse"),

@@ -140,6 +140,7 @@ class Recurrent(Generic[State]):
         self._is_plain = self._kind.is_plain
         self._is_single = self.num_layers == 1 and not self.bidirectional
         self._is_reverse = self._kind.reads_backwards(0)
+        self._steps = self._is_plain and not self.bidirectional and not self._is_reverse
         self._parameters: dict[str, Array] = {}
         self._packed: list[_core.Weights] = []
         self._initialise()
@@ -182,7 +183,7 @@ class Recurrent(Generic[State]):
         A new array each time: a backward that is still to come must see the weights of its forward.
         """
         value.flags.writeable = False
-        self._parameters[name] = value
+        self._parameters[name] = self.__dict__[name] = value
         self._packed = []
 
     def _checked(self, name: str, value: npt.ArrayLike) -> Array:
@@ -233,13 +234,10 @@ class Recurrent(Generic[State]):
             )
         self.update(state_dict)
 
-    def __getattr__(self, name: str) -> Array:
-        try:
-            return cast(Array, self.__dict__["_parameters"][name])
-        except KeyError:
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}"
-            ) from None
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Array:
+            """A parameter."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] == "_":
@@ -250,9 +248,6 @@ class Recurrent(Generic[State]):
             raise AttributeError(f"{self._name} has no parameter {name}")
         else:
             super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._parameters]
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy has its own parameters, and no forward behind it
@@ -541,16 +536,11 @@ class Recurrent(Generic[State]):
         bidirectional or reverse, which needs the whole sequence, and ValueError or TypeError for a
         wrong shape or dtype.
         """
-        self._check_forwards("step")
-        if not self._is_plain:
+        if not self._steps:
+            self._check_forwards("step")
             y, after = self.forward(x[:, np.newaxis] if self.batch_first else x[np.newaxis], state)
             return y[:, 0] if self.batch_first else y[0], after
-        h = c = None
-        if state is not None:
-            parts = self._parts("step", "state", state)
-            h, c = parts if self._cell.states == 2 else (parts[0], None)
-        h, c = _core.stack_step(f"{self._name}.step", self._weights(), x, h, c)
-        return h[-1], cast(State, h if c is None else (h, c))
+        return _core.stack_step(self._name, self._packed or self._weights(), x, state)
 
     def _general_backward(
         self,
