@@ -139,7 +139,8 @@ class Backward {
           recurrence(0, seq_.B, begin, end, Team(counters_, parts_, member));
         });
       } else {
-        const int threads = threads_for(threads_, rows_ * G * seq_.H * seq_.H);
+        // who is called for this is there for what follows
+        const int threads = threads_for(threads_, 2 * rows_ * G * seq_.H * (seq_.H + seq_.I));
         parallel_for(threads, ranges_, [&](int64_t i) {
           recurrence(first_[i], first_[i + 1], begin, end, Team(nullptr, 1, 0));
         });

@@ -120,6 +120,14 @@ void outer_product(const T* left, int64_t units, const T* right, int64_t columns
 
 constexpr int64_t kWeightRowsPerTask = 48;
 
+// Units of a gate that are one task of a weight product, of `gates` gates: all workers get as many.
+inline int64_t weight_rows_per_task(int64_t units, int64_t gates, int workers) {
+  if (workers == 1) return kWeightRowsPerTask;
+  int64_t tasks = (units + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
+  while (tasks * gates % workers != 0) ++tasks;
+  return (units + tasks - 1) / tasks;
+}
+
 // dw[gate][u][n] (+)= sum over k < count of left[k][offset[gate] + u] * packed[k][n], n < columns
 template <class T>
 void weight_product(int threads, const Columns<T>& left, const GateRange& gates, int64_t count,
@@ -127,12 +135,13 @@ void weight_product(int threads, const Columns<T>& left, const GateRange& gates,
   using V = Vec<T>;
   constexpr int kLanes = V::kLanes;
   const int64_t units = gates.units, number = gates.last - gates.first;
-  const int64_t tasks_per_gate = (units + kWeightRowsPerTask - 1) / kWeightRowsPerTask;
   const int workers = threads_for(threads, count * number * units * columns);
+  const int64_t rows_per_task = weight_rows_per_task(units, number, workers);
+  const int64_t tasks_per_gate = (units + rows_per_task - 1) / rows_per_task;
   parallel_for(workers, tasks_per_gate * number, [&](int64_t task) {
     const int64_t gate = gates.first + task / tasks_per_gate;
-    const int64_t first = task % tasks_per_gate * kWeightRowsPerTask;
-    const int64_t rows = smaller(kWeightRowsPerTask, units - first);
+    const int64_t first = task % tasks_per_gate * rows_per_task;
+    const int64_t rows = smaller(rows_per_task, units - first);
     T* out = dw + (gate * units + first) * columns;
     if (sets && count == 1)
       return outer_product(left.unit(gates.offset[gate] + first), rows, packed, columns, out);

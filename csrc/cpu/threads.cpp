@@ -18,7 +18,7 @@ namespace {
 // Between the parallel regions of one call a worker is wanted again within microseconds: it watches
 // for that long before it sleeps. Short enough that on a machine with more threads than cores
 // little is lost.
-constexpr auto kSpin = std::chrono::microseconds(20);
+constexpr auto kSpin = std::chrono::microseconds(50);
 
 template <class Done>
 bool spin_until(const Done& done) {
@@ -34,7 +34,9 @@ bool spin_until(const Done& done) {
   return done();
 }
 
-struct Job {
+// In cache lines of its own: it lies between what the workers read of the caller's stack, and where
+// the caller's own work on the job writes.
+struct alignas(128) Job {
   void (*task)(void*, int64_t);
   void* context;
   int64_t count;
@@ -45,36 +47,43 @@ struct Job {
   }
 };
 
+// A region of a running call begins and ends within a microsecond: no lock is taken unless somebody
+// sleeps. Who goes to sleep says so before a last look at what it waits for, and who changes that
+// looks for sleepers afterwards.
 class Pool {
  public:
   // False when another caller has the pool.
   bool run(int helpers, Job& job) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
-    {
+    grow(helpers);
+    job_ = &job;
+    seats_and_working_ = static_cast<uint64_t>(std::min(helpers, workers_));
+    ++generation_;
+    if (sleeping_ > 0) {
       const std::lock_guard lock(mutex_);
-      grow(helpers);
-      job_ = &job;
-      seats_ = std::min(helpers, workers_);
-      generation_.fetch_add(1, std::memory_order_release);
+      wake_.notify_all();
     }
-    wake_.notify_all();
     job.work();
-    {
-      // A worker that has not taken its seat by now stays out: nobody waits for a thread that never
-      // started.
-      const std::lock_guard lock(mutex_);
-      seats_ = 0;
-    }
-    const auto done = [this] { return working_.load(std::memory_order_acquire) == 0; };
+    // A worker that has not taken its seat by now stays out: nobody waits for a thread that never
+    // started.
+    seats_and_working_ &= ~kSeats;
+    const auto done = [this] { return seats_and_working_ == 0; };
     if (!spin_until(done)) {
       std::unique_lock lock(mutex_);
+      caller_sleeps_ = true;
       idle_.wait(lock, done);
+      caller_sleeps_ = false;
     }
     busy_.store(false, std::memory_order_release);
     return true;
   }
 
+  // Whether a worker is awake, for the next region.
+  bool watched() const { return watching_.load(std::memory_order_relaxed) > 0; }
+
  private:
+  static constexpr uint64_t kWorking = uint64_t{1} << 32, kSeats = kWorking - 1;
+
   void grow(int helpers) {
     try {
       for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
@@ -85,31 +94,42 @@ class Pool {
 
   void loop() {
     uint64_t seen = 0;
+    const auto called = [&] { return generation_ != seen; };
     for (;;) {
-      spin_until([&] { return generation_.load(std::memory_order_acquire) != seen; });
-      Job* job = nullptr;
-      {
+      ++watching_;
+      const bool awake = spin_until(called);
+      --watching_;
+      if (!awake) {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
-        seen = generation_.load(std::memory_order_relaxed);
-        if (seats_ == 0) continue;
-        --seats_;
-        working_.fetch_add(1, std::memory_order_relaxed);
-        job = job_;
+        ++sleeping_;
+        wake_.wait(lock, called);
+        --sleeping_;
       }
-      job->work();
-      const std::lock_guard lock(mutex_);
-      if (working_.fetch_sub(1, std::memory_order_release) == 1) idle_.notify_one();
+      seen = generation_;
+      if (!take_seat()) continue;
+      job_->work();
+      if ((seats_and_working_ -= kWorking) == 0 && caller_sleeps_) {
+        const std::lock_guard lock(mutex_);
+        idle_.notify_one();
+      }
     }
   }
 
-  std::atomic<bool> busy_{false};
+  bool take_seat() {
+    uint64_t now = seats_and_working_;
+    while (now & kSeats) {
+      if (seats_and_working_.compare_exchange_weak(now, now - 1 + kWorking)) return true;
+    }
+    return false;
+  }
+
+  std::atomic<bool> busy_{false}, caller_sleeps_{false};
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> working_{0};
+  std::atomic<uint64_t> seats_and_working_{0};  // seats that are free; workers at work, times 2^32
+  std::atomic<int> watching_{0}, sleeping_{0};
   int workers_ = 0;
-  int seats_ = 0;
   Job* job_ = nullptr;
 };
 
@@ -150,6 +170,8 @@ std::atomic<int> chosen_threads{0};  // 0: not chosen yet
 // Some 40 us on one core with AVX-512; waking a thread, waiting for it and what moves from core to
 // core costs half of that.
 std::atomic<int64_t> least_work{4'000'000};
+// A thread that still watches is there at once: for so many times less.
+constexpr int64_t kLessWhenWatched = 16;
 
 }  // namespace
 
@@ -164,7 +186,10 @@ void parallel(int threads, int64_t count, void (*task)(void* context, int64_t i)
 }
 
 int threads_for(int threads, int64_t multiply_adds) {
-  return multiply_adds < least_work.load(std::memory_order_relaxed) ? 1 : threads;
+  const int64_t least = least_work.load(std::memory_order_relaxed);
+  if (multiply_adds >= least) return threads;
+  const Pool* const made = the_pool.load(std::memory_order_acquire);
+  return multiply_adds >= least / kLessWhenWatched && made && made->watched() ? threads : 1;
 }
 
 void set_least_work(int64_t multiply_adds) {
