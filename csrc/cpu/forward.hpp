@@ -19,11 +19,16 @@ namespace FASTRNN_ISA {
 constexpr int64_t kForwardChunkRows = 256;
 constexpr int64_t kForwardChunkBytes = 2 * 1024 * 1024;
 
+// Where all weights stay in L2, but not what a step reads and writes of all rows too, a few rows at
+// a time go through the sequence.
+constexpr int64_t kAllRowsBytes = 512 * 1024, kFewRowsBytes = 128 * 1024;
+
 // Steps of an input product whose rows are `width` wide.
 template <class T>
-int64_t forward_chunk(const Sequence& seq, int64_t width, int ranges) {
+int64_t forward_chunk(const Sequence& seq, int64_t width, int ranges,
+                      int64_t bytes = kForwardChunkBytes) {
   const int64_t row_bytes = width * int64_t{sizeof(T)};
-  const int64_t rows = smaller(kForwardChunkRows, kForwardChunkBytes / row_bytes);
+  const int64_t rows = smaller(kForwardChunkRows, bytes / row_bytes);
   return larger(1, smaller(seq.T, rows / larger(1, seq.B / ranges)));
 }
 
@@ -119,8 +124,9 @@ class Forward {
         blocks_(blocks_of<T>(seq_.H)),
         width_(padded<T>(seq_.H)),
         parts_(hidden_parts(a.threads, seq_.B, G * seq_.H * seq_.H * int64_t{sizeof(T)})),
-        ranges_(parts_ > 1 ? 1 : static_cast<int>(smaller(a.threads, larger(seq_.B, 1)))),
-        chunk_(forward_chunk<T>(seq_, G * width_, ranges_)),
+        ranges_(parts_ > 1 ? 1 : ranges(a.threads)),
+        chunk_(forward_chunk<T>(seq_, G * width_, ranges_,
+                                ranges_ > a.threads ? kFewRowsBytes : kForwardChunkBytes)),
         x_rows_(arena, seq_.B * chunk_, seq_.I, ranges_),
         h_rows_(arena, parts_ * seq_.B, seq_.H, parts_ * ranges_) {
     counters_ = Team::take_counters(arena, parts_);
@@ -132,6 +138,16 @@ class Forward {
     h_next_ = arena.take<T>(seq_.B * width_);
     c_ = S == 2 ? arena.take<T>(seq_.B * width_) : nullptr;
     operand_ = E > 0 ? arena.take<T>(seq_.B * width_) : nullptr;
+  }
+
+  // of the batch: one for each thread, or more
+  int ranges(int threads) const {
+    const int64_t row_bytes = (G + S + 1) * width_ * int64_t{sizeof(T)};  // gx, the states, h_next
+    const int64_t weight_bytes = G * width_ * (seq_.I + seq_.H) * int64_t{sizeof(T)};
+    int64_t count = smaller(threads, larger(seq_.B, 1));
+    if (weight_bytes <= kWeightsInL2 && seq_.B / count * row_bytes > kAllRowsBytes)
+      count = seq_.B * row_bytes / kFewRowsBytes;
+    return static_cast<int>(count);
   }
 
   // Rows [first, last), through the whole sequence; every member of the team comes here.
