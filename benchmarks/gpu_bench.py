@@ -25,7 +25,7 @@ import gpu_cases
 import torch
 
 WARM_UP, LEAST, MOST = 10, 30, 200  # calls
-BUDGET = 1.0  # seconds for the calls of one line
+BUDGET = 0.5  # seconds for the calls of one line
 
 
 def problem(case: gpu_cases.Case) -> tuple[torch.nn.Module, Any]:

@@ -106,8 +106,16 @@ def main(arguments: list[str] | None = None) -> int:
     for cell, dtype, shape, feature in cases():
         name = f"{cell} {dtype.__name__} {shape_id(shape)} {feature}"
         if options.only in name:
+            print(name, end="", flush=True)  # a kernel that hangs is to be known
             case = make_case(cell, *shape, dtype, **FEATURES[feature])
-            records.append({"case": name, **check(case, dtype, shape[0], options.backend)})
+            try:
+                record = check(case, dtype, shape[0], options.backend)
+            except RuntimeError as problem:  # CUDA's: no later call of the process would work
+                record = {"problems": [f"RuntimeError: {problem}"]}
+            print("", *(record["problems"] or ["ok"]))
+            records.append({"case": name, **record})
+            if "seconds" not in record:
+                break
     failed = [record for record in records if record["problems"]]
     report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -107,11 +107,14 @@ def measure(
             took = seconds(long, path, device) - seconds(short, path, device)
         except ValueError:  # it has no room for the weights
             continue
+        except RuntimeError as problem:
+            record["problem"] = f"{way}: {problem}"
+            break
         record[way] = round(took / (steps[1] - steps[0]) * 1e6, 3)
-    if "forward" in record:
+    if "forward" in record and "problem" not in record:
         with by(path):
             record["said"] = calls.of("forward", steps[1])()[2].path
-    return record if {"forward", "backward"} & set(record) else None
+    return record if {"forward", "backward", "problem"} & set(record) else None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import subprocess
+import sys
 import time
+import venv
 from pathlib import Path
 from types import ModuleType
 
@@ -16,16 +18,20 @@ import pytest
 from commands import ROOT
 
 STANDINS = {
-    "nvidia-smi": 'case "$*" in -L) echo "GPU 0: a stand-in";; *compute_cap*) echo 9.0;; esac',
-    "nvcc": "true",
-    "cmake": 'case "$1" in -S) mkdir -p "$4" && touch "$4/_core.x.so";; esac',
-    "python3": 'case "$*" in *gpu_check.py*) echo wrong; exit 3;; '
-    '*gpu_bench.py*--seconds*) sleep 30;; *--table*) echo "| a table |";; esac',
+    "nvidia-smi": 'case "$*" in -L) echo "GPU 0: a stand-in";; *name,driver*) echo "A card, 580";; '
+    "*compute_cap*) echo 9.0;; esac",
+    "nvcc": 'while (($#)); do case "$1" in -o) cp /bin/true "$2";; esac; shift; done',
+    "cmake": 'case "$1" in -S) mkdir -p "$4" && touch "$4/_core.x.so"; echo "$*";; esac',
+    "python3": 'case "$*" in *gpu_check.py*check.json*) echo "a case"; echo wrong; exit 3;; '
+    '*gpu_bench.py*--seconds*) echo "path ${FASTRNN_CUDA_PATH-}"; sleep 30;; '
+    '*--table*) echo "| a table |";; esac',
     "compute-sanitizer": "true",
 }
 
 
-def run_slot(programs: dict[str, str], folder: Path, **more: str) -> subprocess.CompletedProcess:
+def run_slot(
+    programs: dict[str, str], folder: Path, *steps: str, **more: str
+) -> subprocess.CompletedProcess:
     stand_ins = folder / "bin"
     stand_ins.mkdir()
     for name, body in programs.items():
@@ -37,11 +43,16 @@ def run_slot(programs: dict[str, str], folder: Path, **more: str) -> subprocess.
     copy.write_text(script)
     (folder / "tree" / "python" / "fastrnn").mkdir(parents=True)
     return subprocess.run(
-        ["bash", copy, folder / "out"],
+        ["bash", copy, folder / "out", *steps],
         env={**os.environ, "PATH": f"{stand_ins}:/usr/bin:/bin", **more},
         capture_output=True,
         text=True,
     )
+
+
+def statuses(folder: Path) -> dict[str, int]:
+    lines = (folder / "out" / "steps.jsonl").read_text().splitlines()
+    return {step["step"]: step["status"] for step in map(json.loads, lines)}
 
 
 def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
@@ -53,6 +64,27 @@ def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_it_says_at_once_which_modules_of_python_are_missing(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    start = time.monotonic()
+    done = run_slot(STANDINS, tmp_path, PYTHON=str(tmp_path / "venv" / "bin" / "python"))
+    assert time.monotonic() - start < 3
+    assert done.returncode == 2
+    assert "[Python module numpy] [Python module pybind11] [Python module" in done.stderr
+
+
+def test_an_old_pybind11_counts_as_missing(tmp_path: Path) -> None:
+    for name in ("numpy", "pybind11", "safetensors", "threadpoolctl", "tqdm"):
+        (tmp_path / "packages" / name).mkdir(parents=True)
+    metadata = tmp_path / "packages" / "pybind11-2.13.6.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: pybind11\nVersion: 2.13.6\n")
+    packages = {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path / "packages")}
+    done = run_slot(STANDINS, tmp_path, **packages)
+    assert done.returncode == 2
+    assert done.stderr.endswith("missing [pybind11 3.0.1: there is 2.13.6]\n")
+
+
 def test_with_the_programs_but_no_gpu_it_says_so(tmp_path: Path) -> None:
     done = run_slot({**STANDINS, "nvidia-smi": "true"}, tmp_path)
     assert done.returncode == 2
@@ -61,19 +93,43 @@ def test_with_the_programs_but_no_gpu_it_says_so(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_or_hangs_does_not_stop_the_others(tmp_path: Path) -> None:
     done = run_slot(STANDINS, tmp_path)
-    lines = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
-    status = {step["step"]: step["status"] for step in map(json.loads, lines)}
-    checks = ("check", "memcheck", "racecheck", "synccheck")
+    status = statuses(tmp_path)
     assert status["check"] == 3
     assert status["bench"] == 124  # out of time
-    passed = ("versions", "build", "memcheck", "table", "ptxas-kernels", "ptxas-persistent")
+    assert status["persistent"] == 127  # the stand-in for cmake builds none
+    passed = ("versions", "build", "check-steps", "memcheck", "racecheck", "table", "probe")
     assert {status[name] for name in passed} == {0}
-    assert set(checks) < set(status)
-    assert (tmp_path / "out" / "check.log").read_text() == "wrong\n"
     assert (tmp_path / "out" / "table.md").read_text() == "| a table |\n"
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "\na case\nwrong\n=== memcheck: " in log
+    assert "-DFASTRNN_CUDA_ARCHITECTURES=90a-real" in log
+    assert "\npath steps\n" in log  # after the persistent kernels have failed
     assert done.returncode == 1
-    assert "| a table |" in done.stdout
-    assert "failed: check" in done.stdout.splitlines()[-1]
+    said = done.stdout.splitlines()
+    assert said[0] == "A card, 580"
+    assert "| a table |" in said
+    assert said[said.index("--- check, status 3") :][:3] == [
+        "--- check, status 3",
+        "a case",
+        "wrong",
+    ]
+    assert "failed: persistent check bench " in said[-1]
+
+
+def test_it_leaves_few_files_and_the_build_outside_of_them(tmp_path: Path) -> None:
+    run_slot(STANDINS, tmp_path)
+    assert {file.name for file in (tmp_path / "out").iterdir()} <= {
+        *("log.txt", "steps.jsonl", "check.json", "check-steps.json", "bench.jsonl", "table.md"),
+        *("paths.jsonl", "probe.jsonl"),
+    }
+    assert (tmp_path / "tree" / "build" / "gpu_slot" / "site" / "fastrnn").is_dir()
+
+
+def test_the_steps_that_are_named_are_all_that_is_run_after_the_build(tmp_path: Path) -> None:
+    done = run_slot(STANDINS, tmp_path, "probe", "memcheck")
+    assert list(statuses(tmp_path)) == ["build", "memcheck", "probe"]
+    assert done.returncode == 0
+    assert "every step passed" in done.stdout.splitlines()[-1]
 
 
 def test_it_ends_in_its_time_whatever_hangs(tmp_path: Path) -> None:
@@ -81,11 +137,11 @@ def test_it_ends_in_its_time_whatever_hangs(tmp_path: Path) -> None:
     start = time.monotonic()
     done = run_slot(hanging, tmp_path, SLOT_SECONDS="8")
     assert time.monotonic() - start < 20
-    lines = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
-    status = {step["step"]: step["status"] for step in map(json.loads, lines)}
+    status = statuses(tmp_path)
     assert status["build"] == 0
     assert status["memcheck"] == status["racecheck"] == status["table"] == 124
-    assert (tmp_path / "out" / "racecheck.log").read_text() == "no time is left\n"
+    assert "=== racecheck: " in (tmp_path / "out" / "log.txt").read_text()
+    assert done.stdout.count("no time is left") > 1
     assert done.returncode == 1
 
 

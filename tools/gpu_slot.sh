@@ -1,31 +1,42 @@
 #!/usr/bin/env bash
-# What one short slot on a GPU can tell, in under ten minutes: bash tools/gpu_slot.sh OUTDIR
+# What one short slot on a GPU can tell, in under ten minutes: bash tools/gpu_slot.sh OUTDIR [STEP...]
 #
-# Needs a GPU, nvcc, CMake and a Python with torch, NumPy and pybind11 (PYTHON names another one); no
-# network. A machine that lacks Python packages can have them in a folder that is brought along, made
-# where there is a network, for its version of Python (tests run where pytest is among them):
-#   python3 -m pip install --target packages numpy pybind11 pytest pytest-xdist hypothesis
+# Needs a GPU, nvcc, CMake, make, a C++ compiler and a Python (PYTHON names another one) with headers
+# and the modules below; no network; torch for the comparison with it. What is missing is said at once. Python
+# modules can be brought along in a folder, made where there is a network, for the machine's version of Python:
+#   python3 -m pip install --target packages pybind11 pytest hypothesis
 #   PYTHONPATH=$PWD/packages bash tools/gpu_slot.sh OUTDIR
-# Ends within SLOT_SECONDS (570): a step gets what is left of them at most, and none begins in the
-# last five. Builds into OUTDIR, so that it leaves the tree as it is. Every step is a process of its
-# own under a time limit, for a kernel that hangs cannot be stopped from inside; a step that fails
-# or runs out of time does not keep the next one from running. What is measured is there at once:
-#   steps.jsonl     a line for each step: name, exit status, seconds      NAME.log  what it printed
-#   versions.txt ptxas.txt check.json tests.xml paths.jsonl probe.jsonl bench.jsonl table.md
-# Exit status: 0 all steps passed, 1 some did not (the last line says which), 2 cannot run here.
+# Ends within SLOT_SECONDS (570): a step gets what is left of them at most, and none begins in the last
+# five. The steps come in the order of their worth, each a process of its own under a time limit, for a
+# kernel that hangs cannot be stopped from inside; a step that fails or runs out of time does not keep
+# the next one from running. Builds into build/gpu_slot, where a second run finds most of it; STEP... are
+# all that is run after that. OUTDIR holds no more than these files, each filled while its step runs:
+#   log.txt         what every step printed      steps.jsonl     a line for each: name, exit status, seconds
+#   check.json check-steps.json bench.jsonl table.md paths.jsonl probe.jsonl
+# Exit status: 0 all steps passed, 1 some did not (the last lines say which, and what they printed last),
+# 2 cannot run here.
 set -uo pipefail
 
-((${#} == 1)) || { echo "usage: bash tools/gpu_slot.sh OUTDIR" >&2; exit 2; }
+((${#} >= 1)) || { echo "usage: bash tools/gpu_slot.sh OUTDIR [STEP...]" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
+only=" ${*:2} "
 
 missing=()
-for program in nvidia-smi nvcc cmake "$python" timeout; do
+for program in nvidia-smi nvcc cmake make "${CXX:-c++}" "$python" timeout; do
   command -v "$program" >/dev/null || missing+=("$program")
 done
-for module in torch numpy pybind11; do
-  "$python" -c "import $module" 2>/dev/null || missing+=("Python module $module")
-done
+if command -v "$python" >/dev/null; then
+  mapfile -t -O ${#missing[@]} missing < <("$python" -c '
+import importlib.metadata, importlib.util, pathlib, sysconfig
+for name in ("numpy", "pybind11", "safetensors", "threadpoolctl", "tqdm"):
+    if importlib.util.find_spec(name) is None:
+        print("Python module", name)
+    elif name == "pybind11" and [int(n) for n in importlib.metadata.version(name).split(".")[:2]] < [3, 0]:
+        print("pybind11 3.0.1: there is", importlib.metadata.version(name))
+if not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists():
+    print("Python.h")')
+fi
 if ((${#missing[@]})); then
   printf 'tools/gpu_slot.sh: cannot run here: missing' >&2
   printf ' [%s]' "${missing[@]}" >&2
@@ -34,25 +45,35 @@ if ((${#missing[@]})); then
 fi
 nvidia-smi -L | grep -q GPU || { echo "tools/gpu_slot.sh: cannot run here: nvidia-smi lists no GPU" >&2; exit 2; }
 
-mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
-site=$out/site
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1
-failed=()
+has() { "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)"; }
+
+mkdir -p "$1" && out=$(cd "$1" && pwd) && cd "$root" || exit 2
+build=$root/build/gpu_slot
+export PYTHONPATH=$build/site${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+failed=() said=""
 end=$((SECONDS + ${SLOT_SECONDS:-570}))
+nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv,noheader
+architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d '. ')
 
 # step NAME SECONDS COMMAND...
 step() {
-  local name=$1 limit=$2 start=$SECONDS status left=$((end - SECONDS)); shift 2
+  local name=$1 limit=$2 start=$SECONDS status left=$((end - SECONDS)) before; shift 2
+  [[ $name == build || $only == "  " || $only == *" $name "* ]] || return 0
+  printf '=== %s: %s\n' "$name" "$*" >>"$out/log.txt"
+  before=$(wc -c <"$out/log.txt")
   if ((left < 5)); then
     status=124
-    echo "no time is left" >"$out/$name.log"
+    echo "no time is left" >>"$out/log.txt"
   else
-    timeout --kill-after=5 "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1 </dev/null
+    timeout --kill-after=5 "$((limit < left ? limit : left))" "$@" >>"$out/log.txt" 2>&1 </dev/null
     status=$?
   fi
   printf '{"step": "%s", "status": %d, "seconds": %d}\n' "$name" "$status" $((SECONDS - start)) >>"$out/steps.jsonl"
   printf '%-12s status %d, %d s\n' "$name" "$status" $((SECONDS - start))
-  ((status == 0)) || failed+=("$name")
+  if ((status != 0)); then
+    failed+=("$name")
+    said+=$(printf -- '--- %s, status %d\n' "$name" "$status"; tail -c "+$((before + 1))" "$out/log.txt" | tail -n 12 | cut -c -300)$'\n'
+  fi
   return "$status"
 }
 
@@ -61,54 +82,58 @@ versions() {
   nvcc --version
   cmake --version
   "$1" -c 'import torch; print("torch", torch.__version__, "cuDNN", torch.backends.cudnn.version())'
-  git -C "$2" rev-parse HEAD || true
+  git rev-parse HEAD || true
 }
-export -f versions
-
-build() {  # PYTHON ROOT OUT
-  cmake -S "$2" -B "$3/build" -DCMAKE_BUILD_TYPE=Release -DFASTRNN_CUDA=ON -DFASTRNN_CUDA_ARCHITECTURES=native \
+build() {  # PYTHON BUILD ARCHITECTURE: for this GPU alone
+  nvcc -std=c++20 -O3 -arch="sm_$3" -o "$2/probe" benchmarks/gpu_probe.cu &
+  cmake -S . -B "$2" -DCMAKE_BUILD_TYPE=Release -DFASTRNN_CUDA=ON "-DFASTRNN_CUDA_ARCHITECTURES=$3-real" \
     -DFASTRNN_TESTS=ON -DPython_EXECUTABLE="$(command -v "$1")" &&
-    cmake --build "$3/build" --parallel "$(nproc)" &&
-    mkdir -p "$3/site" && cp -r "$2/python/fastrnn" "$3/site/" && cp "$3/build/"_core.*.so "$3/site/fastrnn/"
+    cmake --build "$2" --parallel "$(nproc)" --target _core test_persistent &&
+    rm -rf "$2/site" && mkdir "$2/site" && cp -r python/fastrnn "$2/site/" && cp "$2"/_core.*.so "$2/site/fastrnn/"
+  local status=$?
+  wait
+  return "$status"
 }
-export -f build
+export -f versions build
 
-step versions 30 bash -c 'versions "$@"' _ "$python" "$root" && cp "$out/versions.log" "$out/versions.txt"
-if step build 240 bash -c 'build "$@"' _ "$python" "$root" "$out"; then
-  cd "$root" || exit 2
-  architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d '. ')
-  step import 30 "$python" -c 'import fastrnn; assert "cuda" in fastrnn.backends(), fastrnn.backends()'
-  step check 90 "$python" benchmarks/gpu_check.py "$out/check.json"
-  if "$python" -c 'import pytest' 2>/dev/null; then
-    step tests 90 "$python" -m pytest -q -o addopts=--import-mode=importlib -p no:cacheprovider -m gpu --junitxml "$out/tests.xml" tests
-  fi
+mkdir -p "$build"
+if step build 240 bash -c 'build "$@"' _ "$python" "$build" "${architecture/#90/90a}"; then
+  step import 40 "$python" -c 'import fastrnn; fastrnn.show_config(); assert "cuda" in fastrnn.backends()'
+  step versions 40 bash -c 'versions "$@"' _ "$python"
+  step check-steps 90 env FASTRNN_CUDA_PATH=steps "$python" benchmarks/gpu_check.py "$out/check-steps.json"
   if ((${architecture:-0} >= 90)); then
-    step persistent 60 "$out/build/tests/cpp/test_persistent"
-    step paths 60 "$python" benchmarks/gpu_paths.py "$out/paths.jsonl" --seconds 45
+    # what follows is then to tell of the other path, and not to hang
+    step persistent 60 "$build/tests/cpp/test_persistent" || export FASTRNN_CUDA_PATH=steps
+    step check 90 env -u FASTRNN_CUDA_PATH "$python" benchmarks/gpu_check.py "$out/check.json"
   fi
   sanitizer=$(command -v compute-sanitizer)
-  if [[ -n $sanitizer ]]; then
-    for tool in memcheck racecheck synccheck; do
-      step "$tool" 40 "$sanitizer" --tool "$tool" --error-exitcode 1 \
-        "$python" benchmarks/gpu_check.py "$out/$tool.json" --only "float32 T3B2I4H5"
-    done
-    FASTRNN_CUDA_PATH=steps step memcheck-steps 40 "$sanitizer" --tool memcheck --error-exitcode 1 \
-      "$python" benchmarks/gpu_check.py "$out/memcheck-steps.json" --only "float32 T3B2I4H5"
+  # sanitized TOOL: two small calls of every cell
+  sanitized() {
+    [[ -z $sanitizer ]] || step "$1" 40 "$sanitizer" --tool "$1" --error-exitcode 1 \
+      "$python" benchmarks/gpu_check.py "$build/sanitized.json" --only "float32 T3B2I4H5"
+  }
+  sanitized memcheck
+  if has torch; then
+    left=$((end - SECONDS - 30))  # a case may take some seconds more, and then comes the table
+    step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds $((left < 150 ? left : 150))
+    step table 30 bash -o pipefail -c '"$1" benchmarks/gpu_bench.py "$2/bench.jsonl" --table | tee "$2/table.md"' _ "$python" "$out"
+    if ((${architecture:-0} >= 90)); then
+      step paths 60 "$python" benchmarks/gpu_paths.py "$out/paths.jsonl" --seconds 45
+    fi
+  else
+    echo "no torch: neither bench nor paths"
   fi
-  if step probe-build 60 nvcc -std=c++20 -O3 -arch=native -o "$out/probe" benchmarks/gpu_probe.cu; then
-    step probe 40 "$out/probe" "$out/probe.jsonl"
+  step probe 40 "$build/probe" "$out/probe.jsonl"
+  sanitized racecheck
+  sanitized synccheck
+  if has pytest && has hypothesis; then
+    step tests 90 "$python" -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings=default --confcutdir=tests \
+      -p no:cacheprovider -m gpu tests/test_cuda.py
   fi
-  left=$((end - SECONDS - 30))  # a case may take some seconds more, and then comes the table
-  step bench 200 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --seconds $((left < 180 ? left : 180))
-  step table 30 "$python" benchmarks/gpu_bench.py "$out/bench.jsonl" --table && cp "$out/table.log" "$out/table.md"
-  for source in kernels persistent; do
-    step "ptxas-$source" 60 nvcc -std=c++20 --expt-relaxed-constexpr --split-compile=0 -Xptxas=-v \
-      -arch="sm_${architecture/#90/90a}" -cubin -o "$out/$source.cubin" -I csrc -I cuda "cuda/$source.cu" &&
-      cat "$out/ptxas-$source.log" >>"$out/ptxas.txt"
-  done
   cat "$out/table.md" 2>/dev/null
 fi
 if ((${#failed[@]})); then
+  printf '%s' "$said"
   echo "tools/gpu_slot.sh: failed: ${failed[*]}   (after $SECONDS s; $out)"
   exit 1
 fi
