@@ -6,6 +6,7 @@ GPU. As a plugin of pytest it makes every torch tensor such an array.
 from __future__ import annotations
 
 import ctypes
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,5 +122,19 @@ def pretend_tensors_lie_on_a_device() -> None:
     torch.Tensor.__dlpack_c_exchange_api__ = capsule
 
 
+def pretend_tensors_say_so() -> None:
+    """They then tell Python that they are on a CUDA device, and are not to be had as arrays."""
+    import torch
+
+    def numpy(tensor: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    torch.Tensor.is_cpu = property(lambda _: False)
+    torch.Tensor.is_cuda = property(lambda _: True)
+    torch.Tensor.numpy = numpy
+
+
 def pytest_configure() -> None:
     pretend_tensors_lie_on_a_device()
+    if "FAKE_CUDA_TENSORS" in os.environ:
+        pretend_tensors_say_so()

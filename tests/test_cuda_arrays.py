@@ -58,6 +58,14 @@ def test_torch_modules_on_a_device(site: Path) -> None:
     assert int(said.split(" passed")[0].split()[-1]) > 50
 
 
+def test_second_derivatives_on_a_device(site: Path) -> None:
+    chosen = "gradient_penalty or third or cells_are or refused or (second or forward_mode) and "
+    chosen += "(stacked or marks or packed or projected or layer_norm_state or _dropout)"
+    file = "tests/test_torch_derivatives.py"
+    said = run_tests(site, "-p", "fake_cuda", file, "-k", chosen, FAKE_CUDA_TENSORS="1")
+    assert int(said.split(" passed")[0].split()[-1]) > 40
+
+
 def test_jax_on_a_device(site: Path) -> None:
     pytest.importorskip("jax")
     assert int(run_tests(site, "tests/cuda_jax.py").split(" passed")[0].split()[-1]) == 7

@@ -15,6 +15,7 @@ import fastrnn.torch
 import fastrnn.torch.derivatives
 import fastrnn.torch.formula
 import fastrnn.torch.ops
+from fastrnn.torch import kernels
 from fastrnn.torch.formula import layer as formula_layer
 from fastrnn.torch.layer import layer
 from fastrnn.torch.spec import Inputs, Spec
@@ -201,6 +202,46 @@ def test_an_input_that_depends_on_another_counts_once() -> None:
     torch.testing.assert_close(again, first)
 
 
+@pytest.mark.parametrize(("cell", "option"), [c for c in TWO if c[0] == "lstm" or c[1] == "marks"])
+def test_the_formula_runs_on_another_device_with_lengths_on_the_host(
+    cell: str, option: str
+) -> None:
+    """torch refuses to mix devices, the one without memory as well."""
+    seen = []
+
+    def watched(spec: Spec, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        seen.append((spec, inputs))
+        return formula_layer(spec, inputs)
+
+    with pytest.MonkeyPatch.context() as patch, forward_ad.dual_level(), torch.no_grad():
+        patch.setattr(fastrnn.torch.derivatives, "forward_mode", watched)
+        function, point = problem(cell, option)
+        function(*(p.detach() for p in point))
+    spec, inputs = seen[0]
+
+    def elsewhere(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to("meta")
+
+    x, weights, h0, c0, _, mask, reset, _ = inputs
+    on_device = inputs._replace(
+        weights=[w.to("meta") for w in weights],
+        **{"x": elsewhere(x), "h0": elsewhere(h0), "c0": elsewhere(c0)},
+        **{"mask": elsewhere(mask), "reset": elsewhere(reset)},
+    )
+    assert all(t.is_meta for t in formula_layer(spec, on_device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_formula_computes_16_bits_in_float32(dtype: torch.dtype) -> None:
+    module = make("lstm").to(dtype)
+    x = torch.randn(40, B, I, dtype=dtype)
+    weights = [p.detach() for p in module.parameters()]
+    got = formula_layer(Spec("lstm"), Inputs(x, weights))
+    wide = formula_layer(Spec("lstm"), Inputs(x.float(), [w.float() for w in weights]))
+    for g, w in zip(got, wide, strict=True):
+        assert torch.equal(g, w.to(dtype))
+
+
 def test_a_gradient_penalty_trains() -> None:
     """WGAN-GP: the loss holds the norm of a gradient."""
     module = make("lstm")
@@ -215,6 +256,16 @@ def test_a_gradient_penalty_trains() -> None:
         gradients.append([p.grad for p in m.parameters()])
     for got, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_recompute_on_another_device_is_refused() -> None:
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "is_cpu", property(lambda _: False), raising=False)
+        with pytest.raises(NotImplementedError, match="recompute=True trains on the CPU alone"):
+            kernels.forward(
+                Spec("gru", recompute=True), Inputs(x, [*make("gru").parameters()]), True
+            )
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "rnn_relu"])

@@ -124,8 +124,9 @@ class _Cell(Optional, RNNCellBase):
                 self.input_size, self.hidden_size, self.bias, device=like.device, dtype=like.dtype
             )(input, hx)
         raise NotImplementedError(
-            f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU in float16, "
-            f"bfloat16, float32 and float64 alone; got {input.dtype} on {input.device}"
+            f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU and on CUDA "
+            f"devices, in float16, bfloat16, float32 and float64; got {input.dtype} on "
+            f"{input.device}"
         )
 
 

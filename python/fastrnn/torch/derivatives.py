@@ -1,5 +1,6 @@
-"""Second derivatives and forward mode of a layer, by the core (:mod:`fastrnn.derivatives`). Third
-derivatives are those of the formula in torch operations.
+"""Second derivatives and forward mode of a layer on the CPU, by the core
+(:mod:`fastrnn.derivatives`). On other devices, and from the third derivatives on, they are those of
+the formula in torch operations.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class _Backward(torch.autograd.Function):
         dy, dh_n, dc_n, x, h0, c0, *weights = ctx.saved_tensors
         inputs, cotangents = Inputs(x, weights, h0, c0, *ctx.marks), (dy, dh_n, dc_n)
         plain = all(t is None or type(t) is Tensor for t in u)
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or not plain:
+        by_core = x.is_cpu and plain and not torch._C._are_functorch_transforms_active()
+        if torch.is_grad_enabled() or not by_core:
             found = _by_formula(ctx.spec, inputs, cotangents, ctx.wanted, u)
         elif x.dim() == 2:
             found = _of_step(ctx.spec, inputs, cotangents, u)

@@ -2,8 +2,9 @@
 as the core's.
 
 It serves what the core does not compute: derivatives of third and higher order, forward mode of
-what is differentiated backwards too, and the transforms of ``torch.func``. The equations, the names
-and the order are those of ``fastrnn.reference``.
+what is differentiated backwards too, second derivatives and forward mode on a CUDA device, and the
+transforms of ``torch.func``. The equations, the names and the order are those of
+``fastrnn.reference``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fastrnn.reference.features import Settings
 from fastrnn.reference.gru import GRU, GRU_RESET_BEFORE
 from fastrnn.reference.lstm import LSTM, LSTM_COUPLED
 from fastrnn.reference.rnn import RNN
+from fastrnn.torch.precision import convert, is_half
 from fastrnn.torch.spec import Inputs, Spec
 
 __all__ = ["layer"]
@@ -169,7 +171,7 @@ class _Masks:
 
 def layer(spec: Spec, inputs: Inputs) -> States:
     """One layer -> y (T, B, D*P), h_n (D, B, P) and for the LSTM c_n (D, B, H); T and B of y
-    swapped with ``batch_first``.
+    swapped with ``batch_first``. 16-bit floats are computed in float32.
     """
     if torch._C._is_any_autocast_enabled():
         with torch.autocast(inputs.x.device.type, enabled=False):
@@ -179,6 +181,10 @@ def layer(spec: Spec, inputs: Inputs) -> States:
 
 def _layer(spec: Spec, inputs: Inputs) -> States:
     x, weights, h0, c0, lengths, mask, reset, seed = inputs
+    if is_half(x):
+        h0, c0 = (None if s is None else s.float() for s in (h0, c0))
+        wide = x.float(), convert(weights, torch.float32), h0, c0
+        return tuple(convert(_layer(spec, Inputs(*wide, *inputs[4:])), x.dtype))
     if spec.batch_first:
         x = x.transpose(0, 1)
         mask = None if mask is None else mask.transpose(0, 1)
@@ -186,8 +192,8 @@ def _layer(spec: Spec, inputs: Inputs) -> States:
     T, B = x.shape[:2]
     valid = None
     if lengths is not None:
-        steps = torch.arange(T, device=lengths.device).unsqueeze(1)
-        valid = (steps < lengths).unsqueeze(-1)
+        steps = torch.arange(T, device=x.device).unsqueeze(1)
+        valid = (steps < lengths.to(x.device)).unsqueeze(-1)
     taken = valid
     if mask is not None:
         taken = mask.unsqueeze(-1) if valid is None else valid & mask.unsqueeze(-1)

@@ -62,6 +62,10 @@ def forward(
     on the CPU alone, without ``spec.recompute``.
     """
     if save and spec.recompute:
+        if not inputs.x.is_cpu:
+            raise NotImplementedError(
+                f"fastrnn.torch: recompute=True trains on the CPU alone; got x on {inputs.x.device}"
+            )
         return recompute.forward(spec, inputs)
     threads, keys = torch.get_num_threads(), spec.keys(inputs.seed)
     results: Results = spec.plan.forward(

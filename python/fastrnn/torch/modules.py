@@ -347,9 +347,9 @@ class _Recurrent(Optional, RNNBase):
             if device.type in ("cpu", "meta"):
                 self._raise_as_torch(input, hx)
             raise NotImplementedError(
-                f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU alone, "
-                f"lengths, mask and reset there and, without a projection, on CUDA devices, in "
-                f"float16, bfloat16, float32 and float64; got {input.dtype} on {device}"
+                f"{type(self).__name__}: options beyond torch.nn's are computed on the CPU and on "
+                f"CUDA devices, in float16, bfloat16, float32 and float64; got {input.dtype} on "
+                f"{device}"
             )
         return super().forward(input, hx)
 
