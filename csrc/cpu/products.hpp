@@ -206,12 +206,15 @@ struct PlainProduct {
   static constexpr int kTileBlocks = kAccumulators / N;
   static constexpr int64_t kSums = kAccumulators * kLanes;
 
+  // Those of each range, which its thread sets at every step, in cache lines of their own.
   struct Rows {
+    static constexpr int64_t kApart = kAlignment / sizeof(T*);
     const T** row;
 
-    Rows(Arena& arena, int64_t rows, int64_t, int64_t) : row(arena.take<const T*>(rows)) {}
+    Rows(Arena& arena, int64_t rows, int64_t, int64_t ranges)
+        : row(arena.take<const T*>(rows + ranges * kApart)) {}
     explicit Rows(const T** first) : row(first) {}
-    Rows from(int64_t first, int64_t) const { return Rows(row + first); }
+    Rows from(int64_t first, int64_t range) const { return Rows(row + first + range * kApart); }
     void set(int64_t r, const T* values) const { row[r] = values; }
   };
 
