@@ -221,21 +221,10 @@ __device__ __forceinline__ void multiply_tiles(const uint32_t (&a)[M][A], const 
 #undef FASTRNN_MMA
 }
 
-// No access of a lane is moved to the other side.
-__device__ __forceinline__ void sync_warp() {
-  asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
-}
-
 // The same value, of which the compiler knows nothing: what depends on it is not computed ahead.
 __device__ __forceinline__ int opaque(int value) {
   asm volatile("mov.u32 %0, %0;" : "+r"(value));
   return value;
-}
-
-// The same word, made of its parts by now: a shuffle of every lane with itself.
-__device__ __forceinline__ uint32_t settled(uint32_t word, int lane) {
-  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;" : "+r"(word) : "r"(lane));
-  return word;
 }
 
 // tanh with a relative error of 2^-11

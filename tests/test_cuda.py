@@ -82,18 +82,16 @@ def nvcc() -> str:
     return path
 
 
-MOST_LOCAL = 3 * 24  # bytes of a persistent kernel: stack, stores and loads
-
-
 def check_usage(nvcc: str, architecture: str, source: Path, folder: Path) -> set[str]:
-    """No more registers and spills than in the table; the kernels' names."""
+    """No local memory and no more registers than in the table; the kernels' names."""
     if "release 13.0" not in run(nvcc, "--version"):
         pytest.skip("the table of registers is of nvcc 13.0")
     found = ptxas.usage(nvcc, architecture, source, folder)
     table = json.loads(ptxas.TABLE.read_text())[architecture]
     assert set(found) <= set(table), "new kernels: python tests/ptxas.py"
-    more = {name: (table[name], now) for name, now in found.items() if now > table[name]}
-    assert not more, f"more registers or spills than in the table: {more}"
+    assert not {name: local for name, (_, local) in found.items() if local}
+    more = {name: (table[name][0], now) for name, (now, _) in found.items() if now > table[name][0]}
+    assert not more, f"more registers than in the table: {more}"
     return set(found)
 
 
@@ -126,12 +124,10 @@ def test_every_persistent_kernel_is_as_in_the_table(
     assert found == {name for name in table if "persistent::" in name}
 
 
-def test_local_memory_is_used_by_persistent_kernels_alone_and_little_of_it() -> None:
+def test_no_kernel_in_the_table_has_local_memory() -> None:
     table = json.loads(ptxas.TABLE.read_text())
     assert set(table) == set(ptxas.SOURCES)
-    local = [(name, bytes_) for of in table.values() for name, (_, bytes_) in of.items() if bytes_]
-    assert not [name for name, _ in local if "persistent::" not in name]
-    assert not [name for name, bytes_ in local if bytes_ > MOST_LOCAL]
+    assert not [name for of in table.values() for name, (_, local) in of.items() if local]
 
 
 def test_a_build_beside_nvcc_has_cuda_unasked(nvcc: str, tmp_path: Path) -> None:

@@ -57,7 +57,6 @@ struct Narrow {
   using V = Approximate;
   using Element = uint16_t;
   static constexpr int kPlanes = 1, kLeft = 4, kRight = 2, kPasses = 1;
-  static constexpr bool kHalves = true;  // a word of weights is two of their values
   static constexpr bool kScaled = false;
 
   FASTRNN_HD static void put(Element* at, int64_t, float value) { *at = stored<T>(value).bits; }
@@ -90,7 +89,6 @@ struct Split {
   using V = Vec<float>;
   using Element = uint16_t;
   static constexpr int kPlanes = 2, kLeft = 8, kRight = 4, kPasses = 3;
-  static constexpr bool kHalves = false;
   static constexpr bool kScaled = std::is_same_v<Half, Float16>;
 
   FASTRNN_HD static void put(Element* at, int64_t plane, float value) {
@@ -128,7 +126,6 @@ struct Tf32 {
   using V = Vec<float>;
   using Element = uint32_t;
   static constexpr int kPlanes = 1, kLeft = 8, kRight = 4, kPasses = 2;
-  static constexpr bool kHalves = false;
   static constexpr bool kScaled = false;
 
   __device__ static void put(Element* at, int64_t, float value) { *at = rounded_to_tf32(value); }
@@ -187,21 +184,27 @@ class Weights {
   __device__ void load(int lane, int steps, char* shared, const ElementAt& element) {
     steps_ = steps;
     rest_ = reinterpret_cast<Word16*>(shared) + lane;
-#pragma unroll
+    // Each step's words push the others one place down, in a loop that is not unrolled: else
+    // addresses and words of several steps would take registers beside what is held.
+#pragma unroll 1
     for (int step = 0; step < kHeld; ++step) {
-      // or registers for the addresses of all steps
-      const int first = opaque(step * kDepth), zero = opaque(0);
+      const int zero = opaque(0);  // or registers for what is the same in every step
+#pragma unroll
+      for (int i = 0; i + 1 < kHeld; ++i) {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+          for (int word = 0; word < Mode::kLeft; ++word) {
+            held_[i][tile][word] = held_[i + 1][tile][word];
+          }
+        }
+      }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         Mode::left(
-            lane, [&](int half, int k) { return element(zero + tile, half, first + k); },
-            held_[step][tile]);
-        if constexpr (Mode::kHalves) {  // or two registers for each word until the last step's
-#pragma unroll
-          for (uint32_t& word : held_[step][tile]) word = settled(word, lane);
-        }
+            lane, [&](int half, int k) { return element(zero + tile, half, step * kDepth + k); },
+            held_[kHeld - 1][tile]);
       }
-      if constexpr (Mode::kHalves) sync_warp();
     }
     if constexpr (kHeld < kMost) {
 #pragma unroll 1
@@ -255,7 +258,7 @@ class Weights {
     return ((step - kHeld) * kWords16 + tile * (Mode::kLeft / 4) + part) * kWarp;
   }
 
-  uint32_t held_[kHeld][kTiles][Mode::kLeft];
+  uint32_t held_[kHeld][kTiles][Mode::kLeft] = {};
   Word16* rest_;
   int steps_;
 };

@@ -175,12 +175,7 @@ void multiply_tiles(const uint32_t (&a)[M][A], const uint32_t (&b)[B], float (*d
       });
 }
 
-inline void sync_warp() {
-  meet_in_warp("sync_warp", nullptr, nullptr, nullptr, [](auto&) {});
-}
-
 inline int opaque(int value) { return value; }
-inline uint32_t settled(uint32_t word, int) { return word; }
 
 // off by just under 2^-11, as the hardware's may be
 inline float approximate_tanh(float value) {
