@@ -70,6 +70,8 @@ inline DType dtype_of(const std::string& function, const char* name, const py::a
         return DType::kBool;
       case kNumpyHalf:
         return DType::kFloat16;
+      default:
+        break;
     }
   }
   throw TypeError(argument(function, name) +

@@ -108,7 +108,8 @@ class Pool {
       seen = generation_;
       if (!take_seat()) continue;
       job_->work();
-      if ((seats_and_working_ -= kWorking) == 0 && caller_sleeps_) {
+      seats_and_working_ -= kWorking;
+      if (caller_sleeps_) {
         const std::lock_guard lock(mutex_);
         idle_.notify_one();
       }
