@@ -231,7 +231,10 @@ std::array<py::handle, 2> halves_of(const std::string& function, py::handle stat
     return {PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)};
   if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2)
     return {PyList_GET_ITEM(pair, 0), PyList_GET_ITEM(pair, 1)};
-  throw TypeError(function + ": state must be a pair (h, c), got " + type_name(state));
+  std::string came = type_name(state);
+  if (py::hasattr(state, "shape"))
+    came += " " + py::cast<std::string>(py::str(py::tuple(state.attr("shape"))));
+  throw TypeError(function + ": state must be a pair (h, c), got " + came);
 }
 
 // One step through the stack of a layer of that name; x [B, I], state None, h or (h, c), each
