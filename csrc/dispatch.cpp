@@ -93,14 +93,20 @@ int threads_of(const ForwardArgs& args, bool keeps) {
   return threads_for(args.threads, keeps ? multiply_adds / 4 : multiply_adds);
 }
 
+void run_on_host(const KernelTable::Kernel& kernel, const ForwardArgs& args) {
+  Workspace workspace(kernel.forward_workspace(args));
+  kernel.forward(args, workspace.data());
+}
+
 // `device_memory`: the workspace of a call whose arrays are on a device
 void run(const KernelTable::Kernel& kernel, const ForwardArgs& args, void* device_memory) {
   if (args.x.device != kHost) return kernel.forward(args, device_memory);
-  ForwardArgs call = args;
   // a cell without gates to keep does not say what y is wanted for
-  call.threads = threads_of(args, args.reserve.present || kInfo.of[args.cell].reserve == 0);
-  Workspace workspace(kernel.forward_workspace(call));
-  kernel.forward(call, workspace.data());
+  const int threads = threads_of(args, args.reserve.present || kInfo.of[args.cell].reserve == 0);
+  if (threads == args.threads) return run_on_host(kernel, args);
+  ForwardArgs call = args;
+  call.threads = threads;
+  run_on_host(kernel, call);
 }
 
 void run(const KernelTable::Kernel& kernel, const BackwardArgs& args, void* device_memory) {

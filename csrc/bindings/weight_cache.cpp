@@ -8,7 +8,7 @@ namespace py = pybind11;
 namespace fastrnn::bindings {
 namespace {
 
-constexpr int64_t kLine = 64, kLines = 64;  // of each weight, when a sample has to do
+constexpr int64_t kLine = 64, kLines = 16;  // of each weight, when a sample has to do
 
 using Weights = WeightCache::Weights;
 
