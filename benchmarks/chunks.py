@@ -1,6 +1,6 @@
 """Back-propagation through time of a long sequence by what is kept for it: memory and time.
 
-    taskset -c 1 python benchmarks/chunks.py [--sizes 100000,8,256] [--modes True chunks recompute]
+    taskset -c 1 python benchmarks/chunks.py [--sizes 100000,8,256] [--mode True chunks recompute]
 
 An LSTM, T steps, B rows, H = I units, float32, one thread; each mode in a process of its own, on
 Linux. `held` is by how much the process grows in forward, beside y; `peak` the most that it had in
@@ -68,16 +68,16 @@ def measure(mode: str, T: int, B: int, H: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="100000,8,256")
-    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--mode", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = tuple(map(int, options.sizes.split(",")))
     if options.here:
-        print(measure(options.modes[0], *sizes))
+        print(measure(options.mode[0], *sizes))
         return 0
     print(f"T,B,H {options.sizes}: save  held MiB  peak  forward s  backward s  together s")
-    for mode in options.modes:
-        command = [sys.executable, __file__, "--here", "--sizes", options.sizes, "--modes", mode]
+    for mode in options.mode:
+        command = [sys.executable, __file__, "--here", "--sizes", options.sizes, "--mode", mode]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         print(f"{mode:10} {done.stdout.rstrip()}", flush=True)
     return 0

@@ -1,6 +1,6 @@
 """What an option costs beside the plain layer and beside a loop over torch ops: training.
 
-    taskset -c 1 python benchmarks/family.py [--cells lstm] [--cases 32,100,256,256,1]
+    taskset -c 1 python benchmarks/family.py [--cell lstm] [--case 32,100,256,256,1]
                                              [--options peephole ..] [--seconds 2] [--no-loop]
 
 Forward and backward on one thread, in float32. The loop is what a user of torch writes: each
@@ -285,8 +285,8 @@ def ours(cell: str, call: dict[str, Any], dy: Any) -> Callable[[], list[Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", nargs="+", default=["lstm"], choices=OPTIONS)
-    parser.add_argument("--cases", nargs="+", default=["32,100,256,256,1"])
+    parser.add_argument("--cell", nargs="+", default=["lstm"], choices=OPTIONS)
+    parser.add_argument("--case", nargs="+", default=["32,100,256,256,1"])
     parser.add_argument("--options", nargs="+", default=None)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--no-loop", action="store_true")
@@ -295,8 +295,8 @@ def main() -> int:
     peak = measure(1).peak["float32"]
     print(f"peak of this core's vectors: {peak / 1e9:.0f} GFLOP/s")
     differs = False
-    for cell in options.cells:
-        for case in choose(options.cases):
+    for cell in options.cell:
+        for case in choose(options.case):
             plain = arguments(cell, case, "plain")
             backend = getattr(fastrnn, f"{cell}_forward")(**plain)[2].backend
             print(f"{cell} {case.name} {backend}: option  ms  cost  work  loop ms  loop  limit")

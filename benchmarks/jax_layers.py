@@ -1,7 +1,7 @@
 """fastrnn.jax beside lax.scan, both under jit, one thread: milliseconds a call and the ratio.
 
-    taskset -c 1 python benchmarks/jax_layers.py [--cells lstm gru rnn] [--modes infer train]
-                                                 [--cases shapes] [--seconds 1]
+    taskset -c 1 python benchmarks/jax_layers.py [--cell lstm gru rnn] [--mode infer train]
+                                                 [--case shapes] [--seconds 1]
 
 The scan is that of the JAX contestant of `fastrnn bench`: one input product, then the steps.
 Results are compared before they are timed.

@@ -1,6 +1,6 @@
 """One training step of a Keras layer with and without fastrnn.keras.enable(): milliseconds.
 
-    python benchmarks/keras_step.py [--backends torch jax] [--cells lstm gru rnn] [--seconds 3]
+    python benchmarks/keras_step.py [--backend torch jax] [--cell lstm gru rnn] [--seconds 3]
 
 B=32, T=100, I=H=128, a dense layer on top, SGD, `train_on_batch`, threads as each library chooses.
 Every measurement is a process of its own, for Keras has one backend a process.
@@ -50,8 +50,8 @@ def measure(cell: str, enabled: bool, seconds: float) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", nargs="+", default=["torch", "jax"], choices=["torch", "jax"])
-    parser.add_argument("--cells", nargs="+", default=list(LAYERS), choices=LAYERS)
+    parser.add_argument("--backend", nargs="+", default=["torch", "jax"], choices=["torch", "jax"])
+    parser.add_argument("--cell", nargs="+", default=list(LAYERS), choices=LAYERS)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -59,8 +59,8 @@ def main() -> int:
         print(measure(options.one[0], options.one[1] == "on", options.seconds))
         return 0
     print(f"{'backend':8} {'cell':5} {'Keras':>8} {'enable()':>9}  ratio")
-    for backend in options.backends:
-        for cell in options.cells:
+    for backend in options.backend:
+        for cell in options.cell:
             found = []
             for switch in ("off", "on"):
                 command = [sys.executable, __file__, "--one", cell, switch]

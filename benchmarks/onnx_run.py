@@ -1,7 +1,7 @@
 """fastrnn.onnx beside ONNX Runtime on the same exported model, one thread: milliseconds a run and
 the ratio.
 
-    taskset -c 1 python benchmarks/onnx_run.py [--cells lstm gru rnn] [--cases shapes] [--seconds 1]
+    taskset -c 1 python benchmarks/onnx_run.py [--cell lstm gru rnn] [--case shapes] [--seconds 1]
 
 Results are compared before they are timed. The last line of a cell is the geometric mean of the
 ratios and the least of them.
@@ -28,8 +28,8 @@ LARGEST_DIFFERENCE = 1e-4  # of values within 1
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", nargs="+", default=["lstm", "gru"], choices=CELLS)
-    parser.add_argument("--cases", nargs="+", default=["shapes"])
+    parser.add_argument("--cell", nargs="+", default=["lstm", "gru"], choices=CELLS)
+    parser.add_argument("--case", nargs="+", default=["shapes"])
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     fastrnn.set_num_threads(1)
@@ -37,10 +37,10 @@ def main() -> int:
     alone.intra_op_num_threads = alone.inter_op_num_threads = 1
     path = Path(tempfile.mkdtemp()) / "model.onnx"
     differs = False
-    for cell in options.cells:
+    for cell in options.cell:
         print(f"{cell}: B,T,I,H,L  ONNX Runtime ms  fastrnn ms  ratio")
         ratios = []
-        for case in choose(options.cases):
+        for case in choose(options.case):
             layer = LAYERS[cell](case.input_size, case.hidden_size, case.layers, seed=0)
             fastrnn.onnx.export(layer, path)
             session = onnxruntime.InferenceSession(path, alone, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
 """fastrnn.torch beside torch.nn and beside the NumPy layers that it stands on: milliseconds a call.
 
-    taskset -c 1 python benchmarks/torch_modules.py [--cells lstm gru rnn] [--modes infer train]
-                                                    [--cases shapes] [--seconds 1]
+    taskset -c 1 python benchmarks/torch_modules.py [--cell lstm gru rnn] [--mode infer train]
+                                                    [--case shapes] [--seconds 1]
 
 One thread. Results are compared before they are timed.
 """

@@ -55,19 +55,19 @@ def versus(
     Returns 1 if results differ, else 0.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cells", nargs="+", default=cells, choices=CELLS)
-    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--cases", nargs="+", default=["shapes"])
+    parser.add_argument("--cell", nargs="+", default=cells, choices=CELLS)
+    parser.add_argument("--mode", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--case", nargs="+", default=["shapes"])
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     peers = make()
     names = [peer.name for peer in peers]
     differs = False
-    for cell in options.cells:
-        for mode in options.modes:
+    for cell in options.cell:
+        for mode in options.mode:
             print(f"{cell} {mode}: B,T,I,H,L".ljust(26), *(f"{n:>14}" for n in names), " ratio")
             ratios = []
-            for case in choose(options.cases):
+            for case in choose(options.case):
                 line = compared(peers, make_problem(cell, case), mode, options.seconds)
                 for name, units in line.differ.items():
                     differs = True
