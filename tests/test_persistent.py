@@ -81,9 +81,15 @@ MUTANTS = {
     ),
     "slots are read before they are there": (
         "persistent/backward.cuh",
-        "if (size == 1) sync_block();",
-        "",
+        "    sync_block();\n  }\n  add_incoming(-1);",
+        "    if (size > 1) sync_block();\n  }\n  add_incoming(-1);",
         "FAILED",
+    ),
+    "gate gradients are written while others multiply them": (
+        "persistent/backward.cuh",
+        "    sync_block();\n  }\n  add_incoming(-1);",
+        "    if (size == 1) sync_block();\n  }\n  add_incoming(-1);",
+        "differs by",
     ),
     "slots take no turns": (
         "persistent/backward.cuh",

@@ -11,7 +11,9 @@
 // to the blocks that have these units; each sums what comes in, one slot a sender (and depth warp).
 // A warp has one batch row, a lane every 32nd of the block's units: what a step is, is the same for
 // a whole warp. Slots take turns in two, as the operands do forward; a block's own share goes the
-// same way, so that its barrier also says when all of its warps have read the gate gradients.
+// same way. That all shares have come does not say that all of the block's own warps have read the
+// gate gradients, some of which send to other blocks alone: they meet before the next are written,
+// while shares are under way.
 #pragma once
 
 #include "persistent/data.cuh"
@@ -286,7 +288,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
         *reinterpret_cast<Word16*>(at) = word;
       }
     }
-    if (size == 1) sync_block();
+    sync_block();
   }
   add_incoming(-1);
 

@@ -245,6 +245,8 @@ void many_steps() {
     check_cells<BFloat16>({"lstm"}, {{"block", 24, 1, 7}}, seed++);
     check_cells<BFloat16>({"lstm"}, {{"spread", 40, 2, 7}}, seed++);
   }
+  // warps that send to other blocks alone
+  for (seed = 43; seed < 46; ++seed) check_cells<BFloat16>({"lstm"}, {{"spread", 128, 4, 7}}, seed);
   if (few) return;
   check_cells<Float16>({"lstm"}, {{"wide", 90, 2, 12}}, seed++);
   check_cells<float>({"lstm", "gru", "rnn_tanh"}, {{"spread", 40, 2, 12}}, seed);
