@@ -155,7 +155,9 @@ class Backward {
         gradients_(a, seq_, cublas_, G, seq_.H, D * seq_.H, arena,
                    persistent ? divide_up(seq_.B, kPersistentRows) : 0),
         w_hh_(matrix_of<T>(a.forward.w_hh), G * seq_.H, seq_.H, arena, persistent),
-        left_(arena.take<T>(seq_.T * seq_.B * seq_.H)),
+        exchange_bytes_(persistent ? Path::backward_exchange(a.forward) : 0),
+        left_(reinterpret_cast<T*>(arena.take<char>(
+            std::max(seq_.T * seq_.B * seq_.H * int64_t{sizeof(T)}, exchange_bytes_)))),
         p_{seq_,
            rows_of<const T>(a.dy),
            rows_of<const T>(a.forward.h0),
@@ -185,8 +187,8 @@ class Backward {
   void recurrence(const Path& path) const {
     if constexpr (std::is_same_v<Value, float>) {
       if (path.is_persistent()) {
-        return path.backward(
-            a_, {lengths_.copy(), w_hh_.matrix().data, p_.dgates, gradients_.partial()});
+        return path.backward(a_, {lengths_.copy(), w_hh_.matrix().data, p_.dgates,
+                                  gradients_.partial(), left_, exchange_bytes_});
       }
     }
     const int64_t H = seq_.H, units = seq_.B * H;
@@ -250,7 +252,8 @@ class Backward {
   const Sequence seq_;
   const Gradients<T> gradients_;
   const RightFactor<T> w_hh_;
-  T* const left_;
+  const int64_t exchange_bytes_;
+  T* const left_;  // and before the products over all steps what groups exchange by
   const BackwardData<T> p_;
 };
 

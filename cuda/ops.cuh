@@ -161,10 +161,10 @@ __device__ __forceinline__ Word16 load_word(const Word16* from) {
   return value;
 }
 
-// Reads words whole, each as soon as its last part is `number`; null for none.
-template <int N>
-__device__ __forceinline__ void wait_words(const Word16* const (&from)[N], uint32_t number,
-                                           Word16 (&words)[N]) {
+// Reads words whole, each when it is_there(word); null for none.
+template <int N, class IsThere>
+__device__ __forceinline__ void wait_words(const Word16* const (&from)[N], Word16 (&words)[N],
+                                           const IsThere& is_there) {
   bool all;
   do {
     all = true;
@@ -173,7 +173,7 @@ __device__ __forceinline__ void wait_words(const Word16* const (&from)[N], uint3
       if (from[i]) words[i] = load_word(from[i]);
     }
 #pragma unroll
-    for (int i = 0; i < N; ++i) all &= !from[i] || words[i].part[3] == number;
+    for (int i = 0; i < N; ++i) all &= !from[i] || is_there(words[i]);
   } while (!all);
 }
 

@@ -107,6 +107,12 @@ class Path {
   bool is_persistent() const { return kernels_ != nullptr; }
   std::string text() const { return (kernels_ ? "persistent: " : "steps: ") + why_; }
 
+  // bytes that backward needs for its blocks to exchange shares, whichever way it goes
+  static int64_t backward_exchange(const ForwardArgs& a) {
+    const PersistentKernels* const found = kernels_of(a);
+    return found ? found->backward_exchange(a.w_hh.shape[1], a.x.shape[1]) : 0;
+  }
+
   void forward(const ForwardArgs& a, const PersistentForward& call) const {
     kernels_->forward(choice_, a, call);
   }
@@ -115,14 +121,18 @@ class Path {
   }
 
  private:
+  static const PersistentKernels* kernels_of(const ForwardArgs& a) {
+    const bool tf32 = float32_precision() == Float32Precision::kTf32;
+    return persistent_table()(a.cell, a.w_hh.dtype, tf32);
+  }
+
   // kernels_ and choice_, or why there are none
   void find_kernels(const ForwardArgs& a, Way way, const PersistentLimit& limit) {
     if (a.x.shape[0] > INT32_MAX) {
       why_ = "there are more of them than 32 bits count";
       return;
     }
-    const bool tf32 = float32_precision() == Float32Precision::kTf32;
-    const PersistentKernels* const found = persistent_table()(a.cell, a.w_hh.dtype, tf32);
+    const PersistentKernels* const found = kernels_of(a);
     if (!found) {
       why_ = std::string(cell_info(a.cell)->name) + " has no persistent kernel in this precision";
       return;

@@ -57,7 +57,8 @@ MUTANTS = {
     ),
     "words that do not tell their turn": (
         "persistent/exchange.cuh",
-        "wait_words(from, static_cast<uint32_t>(turn), words);",
+        "wait_words(from, words, [turn](const Word16& word) {\n"
+        "        return word.part[kParts] == static_cast<uint32_t>(turn);\n      });",
         "for (int j = 0; j < kAtATime; ++j) words[j] = from[j] ? *from[j] : Word16{};",
         "FAILED",
     ),
@@ -92,9 +93,53 @@ MUTANTS = {
         "differs by",
     ),
     "slots take no turns": (
+        "persistent/shares.cuh",
+        "slots_ + turn % 2 * shape_.slots",
+        "slots_ + (turn + 1) % 2 * shape_.slots",
+        "FAILED",
+    ),
+    "gate gradients are multiplied before all are there": (
         "persistent/backward.cuh",
-        "slots + turn % 2 * shape.slots",
-        "slots + (turn + 1) % 2 * shape.slots",
+        "    sync_block();\n    fetch(s - 1);",
+        "    fetch(s - 1);",
+        "FAILED",
+    ),
+    "shares are summed before they are there": (
+        "persistent/shares.cuh",
+        "wait_words(from, got, [turn](const Word16& word) { return is_of(turn, word); });",
+        "for (int j = 0; j < kAtATime; ++j) got[j] = from[j] ? *from[j] : Word16{};",
+        "FAILED",
+    ),
+    "shares that tell turns modulo 2": (
+        "persistent/shares.cuh",
+        "for (int i = 0; i < 4; ++i) differs",
+        "for (int i = 0; i < 1; ++i) differs",
+        "FAILED",
+    ),
+    "shares of one turn in the place of the last": (
+        "persistent/shares.cuh",
+        "return ((turn % 2 * size + to)",
+        "return ((0 * turn + to)",
+        "FAILED",
+    ),
+    "the number of a turn comes before its shares": (
+        "persistent/shares.cuh",
+        "    store_word(words_ + place(turn, to, row) + rank * kWords + unit / 4, word);",
+        "    Word16 number = word;\n    for (uint32_t& part : number.part) part &= 1;\n"
+        "    for (const Word16& part : {number, word}) {\n"
+        "      store_word(words_ + place(turn, to, row) + rank * kWords + unit / 4, part);\n    }",
+        "FAILED",
+    ),
+    "a group begins before its shared memory is cleared": (
+        "persistent/shares.cuh",
+        "void meet() const { sync_block(); }",
+        "void meet() const {}",
+        "FAILED",
+    ),
+    "words of the launch before are left": (
+        "persistent/launch.cuh",
+        "static_cast<size_t>(groups * words_each) * sizeof(Word16)",
+        "size_t{0}",
         "FAILED",
     ),
 }

@@ -7,16 +7,17 @@
 //   (all)  [ W W W W ]                        [ d ]
 //                                             kColumns
 //
-// so that its product is its share of dh of all units, which every block sends, 16 bytes at a time,
-// to the blocks that have these units; each sums what comes in, one slot a sender (and depth warp).
-// A warp has one batch row, a lane every 32nd of the block's units: what a step is, is the same for
-// a whole warp. Slots take turns in two, as the operands do forward; a block's own share goes the
-// same way. That all shares have come does not say that all of the block's own warps have read the
-// gate gradients, some of which send to other blocks alone: they meet before the next are written,
-// while shares are under way.
+// so that its product is its share of dh of all units, which it sends, 16 bytes at a time, to the
+// blocks that have these units (shares.cuh): a cluster, or a group of blocks anywhere. Each sums
+// what comes in, one share a sender (and depth warp). A warp has one batch row, a lane `kItems` of
+// the block's units: what a step is, is the same for a whole warp. Shares take turns in two, as the
+// operands do forward; a block's own goes the way of the others. That all have come does not say
+// that all of the block's own warps have read the gate gradients, some of which send to other
+// blocks alone: they meet before the next are written, while shares are under way.
 #pragma once
 
 #include "persistent/data.cuh"
+#include "persistent/shares.cuh"
 
 namespace fastrnn {
 namespace {
@@ -38,13 +39,16 @@ struct BackwardData {
   Value* dgates;              // [T, B, D*H]  zeros where no step works
   Rows<Value> dh0;            // [B, H] or null
   Rows<float> dc0;
-  float* db;  // [tiles, D*H]: sums of dgates over the rows of each tile
+  float* db;           // [tiles, D*H]: sums of dgates over the rows of each tile
+  Word16* exchange;    // where blocks are in groups; zeros
+  int first_tile = 0;  // of this launch
+  int group = 0;       // blocks
 };
 
 template <template <class> class C, class Mode_, int kTiles_, int kRowWarps_, int kDepthWarps_,
-          int kItems_>
+          int kUnits_, bool kGrouped_>
 struct BackwardTraits {
-  static constexpr bool kGrouped = false;
+  static constexpr bool kGrouped = kGrouped_;  // and not clusters
   using Mode = Mode_;
   using V = typename Mode::V;
   using Cell = C<V>;
@@ -52,9 +56,11 @@ struct BackwardTraits {
   static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kDepthWarps_;
   static constexpr int kWarps = kRowWarps * kDepthWarps, kThreads = kWarps * kWarp;
   static constexpr int kWeightRegisters = 128;
-  static constexpr int kItems = kItems_;                      // units of a lane
-  static constexpr int kUnits = kItems * kWarp;               // a block can have
-  static constexpr int kMostUnits = kRowWarps * kTiles * 16;  // of a cluster
+  static constexpr int kUnits = kUnits_;                       // a block can have
+  static constexpr int kItems = (kUnits + kWarp - 1) / kWarp;  // of them, of a lane
+  static constexpr int kMostUnits = kRowWarps * kTiles * 16;   // of a cluster or group
+  // of a block: of a group, what it exchanges grows with its blocks
+  static constexpr int kLeastUnits = kGrouped ? kUnits / 2 + 8 : 8;
   static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
   static constexpr int kMostSteps =
       (Cell::kGates * kUnits + kDepth * kDepthWarps - 1) / (kDepth * kDepthWarps);
@@ -63,23 +69,6 @@ struct BackwardTraits {
   static_assert(kWarps == kColumns, "a warp has one batch row");
   static_assert(Cell::kEarly == 0, "one product a step");
   static_assert(kHeld > 0);
-};
-
-template <class Traits>
-struct BackwardShape : BlockShape<Traits> {
-  int slot_pitch, slot, slots;  // floats of a row, floats of a slot, slots
-  int gates, sums, db;          // offsets in shared memory
-
-  BackwardShape(int64_t H, int cluster)
-      : BlockShape<Traits>(H, cluster),
-        slot_pitch(this->units + (cluster == 1 ? 4 : 0)),  // for stores of 16 bytes by a warp
-        slot(kColumns * slot_pitch),
-        slots(cluster * Traits::kDepthWarps) {
-    gates = this->take(this->operand.bytes);
-    sums = this->take(2 * slots * slot * 4);
-    db = this->take(kColumns * Traits::Cell::kSlots * this->units * 4);
-    this->take_weights();
-  }
 };
 
 // values[i] of lanes 4 apart: the lane with lane / 4 % 4 == r gets value r of the four lanes, in
@@ -112,20 +101,19 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int hidden = static_cast<int>(H);  // shared memory bounds it: 32 bits for W_hh
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int row_warp = warp % Traits::kRowWarps, depth_warp = warp / Traits::kRowWarps;
-  const int rank = cluster_rank(), size = cluster_size();
-  const int64_t tile = blockIdx.x / static_cast<unsigned>(size);
+  using Shares = std::conditional_t<Traits::kGrouped, CacheShares<Traits>, ClusterShares<Traits>>;
+  char* const memory = shared_memory();
+  const Shares shares(shape, memory, p.group, p.exchange);
+  const int rank = shares.rank, size = shares.size;
+  const int64_t tile = p.first_tile + static_cast<int>(blockIdx.x) / size;
   const int64_t b = tile * kColumns + warp;
   const int first_unit = rank * shape.units, first_k = depth_warp * shape.steps * kDepth;
 
-  char* const memory = shared_memory();
-  Barrier* const barriers = reinterpret_cast<Barrier*>(memory);
   char* const operand = memory + shape.gates;
-  float* const slots = reinterpret_cast<float*>(memory + shape.sums);
   float* const db = reinterpret_cast<float*>(memory + shape.db) + warp * D * shape.units;
-  const int bytes_of_all = shape.slots * kColumns * shape.units * 4;
 
   // -------------------------------------------------------------- before the last step
-  if (thread == 0) arm_barriers(barriers, bytes_of_all);
+  shares.begin(thread);
   clear_shared(operand, shape.operand.bytes, thread, Traits::kThreads);
   for (int i = lane; i < D * shape.units; i += kWarp) db[i] = 0;
   // row: hidden unit that h' is of; k: unit by unit, its gates
@@ -143,9 +131,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int steps = steps_of(p.seq, tile), length = length_of(p.seq, b);
   float dstate[kItems][S], curr[kItems][S], prev[kItems][S], saved[kItems][R > 0 ? R : 1],
       dy[kItems];
-  auto is_real = [&](int i) {
-    return lane + i * kWarp < shape.units && first_unit + lane + i * kWarp < hidden;
-  };
+  auto own_of = [&](int i) { return Shares::unit_of(lane, i); };  // within the block
+  auto is_real = [&](int i) { return own_of(i) < shape.units && first_unit + own_of(i) < hidden; };
   // the states after step s, before the first one if s < 0
   auto fetch_states = [&](int s, float (&states)[kItems][S]) {
 #pragma unroll
@@ -153,7 +140,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #pragma unroll
       for (int k = 0; k < S; ++k) states[i][k] = 0;
       if (!is_real(i) || b >= B || s >= length) continue;
-      const int unit = first_unit + lane + i * kWarp;
+      const int unit = first_unit + own_of(i);
       if (s >= 0) {
         const int t = time_of(p.seq, length, s);
         states[i][0] = computed(p.y.at(t, b)[unit]);
@@ -169,12 +156,11 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   Step next;
   auto fetch = [&](int s) {
     next = Step(p.seq, b, length, s);
-    const int first = first_unit + lane;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       dy[i] = 0;
       if (!is_real(i) || !next.valid) continue;
-      const int unit = first + i * kWarp;
+      const int unit = first_unit + own_of(i);
       if (p.dy) dy[i] = computed(p.dy.at(next.t, b)[unit]);
       if (next.masked) continue;
       const Value* const from = p.reserve.at(next.t, b) + unit;
@@ -186,30 +172,22 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const bool real = is_real(i) && b < B;
-    const int unit = first_unit + lane + i * kWarp;
+    const int unit = first_unit + own_of(i);
     dstate[i][0] = real && p.dh_n ? computed(p.dh_n.at(0, b)[unit]) : 0;
     if constexpr (S > 1) dstate[i][1] = real && p.dc_n ? p.dc_n.at(0, b)[unit] : 0;
   }
   fetch_states(steps - 1, curr);
   fetch(steps - 1);
-  sync_cluster();
+  shares.meet();
 
   // what the gate gradients of step s + 1 send back through W_hh
   auto add_incoming = [&](int s) {
     const int turn = steps - 1 - s;  // 1, 2, ...
     if (turn == 0) return;
-    if (size > 1) {
-      wait_phase(&barriers[turn % 2], phase_parity(turn));
-      if (thread == 0) expect_bytes(&barriers[turn % 2], bytes_of_all);
-    }
-    const float* const from = slots + turn % 2 * shape.slots * shape.slot + warp * shape.slot_pitch;
+    shares.wait(thread, turn);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (!is_real(i)) continue;
-      float sum = 0;
-#pragma unroll 4
-      for (int k = 0; k < shape.slots; ++k) sum += from[k * shape.slot + lane + i * kWarp];
-      dstate[i][0] += sum;
+      dstate[i][0] += shares.incoming(turn, warp, lane, i, is_real(i));
     }
   };
 
@@ -218,7 +196,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     add_incoming(s);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int own = lane + i * kWarp;
+      const int own = own_of(i);
       float gradients[D] = {};
       if (is_real(i) && next.valid) {
         const int unit = first_unit + own;
@@ -268,8 +246,6 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
     }
     const int turn = steps - s;
-    const int slot =
-        (turn % 2 * shape.slots + rank * Traits::kDepthWarps + depth_warp) * shape.slot;
 #pragma unroll
     for (int m = 0; m < Traits::kTiles; ++m) {
       // four units of one batch row: of rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1)
@@ -278,15 +254,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       const int unit = (row_warp * Traits::kTiles + m) * 16 + which / 2 * 8 + lane / 16 * 4;
       const int to = unit / shape.units;
       if (to >= size) continue;
-      Word16 word;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) word.part[i] = std::bit_cast<uint32_t>(sums[m][i]);
-      float* const at = slots + slot + column * shape.slot_pitch + unit % shape.units;
-      if (size > 1) {
-        store_async(at, word, &barriers[turn % 2], to);
-      } else {
-        *reinterpret_cast<Word16*>(at) = word;
-      }
+      shares.send(turn, depth_warp, to, column, unit % shape.units, sums[m]);
     }
     sync_block();
   }
@@ -296,7 +264,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     if (!is_real(i) || b >= B) continue;
-    const int64_t unit = first_unit + lane + i * kWarp;
+    const int64_t unit = first_unit + own_of(i);
     if (p.dh0) p.dh0.at(0, b)[unit] = stored<Value>(dstate[i][0]);
     if constexpr (S > 1) {
       if (p.dc0) p.dc0.at(0, b)[unit] = dstate[i][1];

@@ -74,8 +74,12 @@ template <class Traits>
 StepWork work_of(const BackwardShape<Traits>& shape, int cluster) {
   StepWork work = work_of_product<Traits>(shape, cluster);
   const double slot_bytes = 4.0 * shape.slots * kColumns * shape.units;
-  work.shared_bytes += (cluster > 1 ? 1 : 2) * slot_bytes;
-  work.receiving = cluster > 1 ? slot_bytes / Model::kReceivedBytes : 0;
+  if (Traits::kGrouped) {
+    work.receiving = slot_bytes / Model::kCacheBytes;
+  } else {
+    work.shared_bytes += (cluster > 1 ? 1 : 2) * slot_bytes;
+    work.receiving = cluster > 1 ? slot_bytes / Model::kReceivedBytes : 0;
+  }
   work.functions = 2.0 * kColumns * shape.units * (Traits::Cell::kStates - 1);
   return work;
 }
@@ -122,14 +126,34 @@ Choice choose(int64_t H, int64_t B, const PersistentLimit& limit) {
   return known[key] = search<Way, C, Mode>(H, B, limit);
 }
 
+// Bytes by which the groups of any choice can exchange: as many of them as have 128 blocks, or as
+// there are rows for.
+template <class Way, template <class> class C, class Mode>
+int64_t most_exchange(int64_t H, int64_t B) {
+  constexpr int kBlocks = 128;
+  int64_t most = 0;
+  for_each_size<Way, C, Mode>([&]<class Traits>(Tile) {
+    if constexpr (Traits::kGrouped) {
+      for (int blocks = 8; blocks <= kBlocks; blocks *= 2) {
+        const typename Way::template Shape<Traits> shape(H, blocks);
+        if (!shape.fits(blocks, INT64_MAX)) continue;
+        const int64_t groups = std::min<int64_t>(divide_up(B, kColumns), kBlocks / blocks);
+        const int64_t words = Way::template GroupExchange<Traits>::group_words(shape.units, blocks);
+        most = std::max(most, groups * words * int64_t{sizeof(Word16)});
+      }
+    }
+  });
+  return most;
+}
+
 // runs a choice that fits
 template <class Way, template <class> class C, class Mode>
-void run(const Choice& choice, cudaStream_t stream,
+void run(const Choice& choice, cudaStream_t stream, int64_t exchange_bytes,
          const typename Way::template Data<typename Mode::Value>& data) {
   for_each_size<Way, C, Mode>([&]<class Traits>(Tile tile) {
     if (tile != choice.tile) return;
     const typename Way::template Shape<Traits> shape(data.seq.H, choice.cluster);
-    Launch<Way, Traits>(shape, choice.cluster, stream).run(data);
+    Launch<Way, Traits>(shape, choice.cluster, stream).run(data, exchange_bytes);
   });
 }
 

@@ -13,7 +13,7 @@ void forward(const Choice& choice, const ForwardArgs& a, const PersistentForward
   using Value = typename Mode::Value;
   const bool begins = call.first == 0;
   run<ForwardWay, C, Mode>(
-      choice, static_cast<cudaStream_t>(a.stream),
+      choice, static_cast<cudaStream_t>(a.stream), kPersistentExchange,
       {Sequence(a, call.lengths), static_cast<int>(call.first), static_cast<int>(call.last),
        static_cast<const Value*>(call.w_hh), vector_of<Value>(a.b_ih), vector_of<Value>(a.b_hh),
        call.gx, rows_of<const Value>(begins ? a.h0 : a.h_n),
@@ -27,18 +27,19 @@ void backward(const Choice& choice, const BackwardArgs& a, const PersistentBackw
   using Value = typename Mode::Value;
   const ForwardArgs& f = a.forward;
   run<BackwardWay, C, Mode>(
-      choice, static_cast<cudaStream_t>(f.stream),
+      choice, static_cast<cudaStream_t>(f.stream), call.exchange_bytes,
       {Sequence(f, call.lengths), static_cast<const Value*>(call.w_hh), rows_of<const Value>(a.dy),
        rows_of<const Value>(a.dh_n), rows_of<const float>(a.dc_n), rows_of<const Value>(f.h0),
        rows_of<const float>(f.c0), rows_of<const Value>(f.y), rows_of<const float>(f.c),
        rows_of<const Value>(f.reserve), static_cast<Value*>(call.dgates), rows_of<Value>(a.dh0),
-       rows_of<float>(a.dc0), call.db});
+       rows_of<float>(a.dc0), call.db, static_cast<Word16*>(call.exchange)});
 }
 
 template <template <class> class C, class ForwardMode, class BackwardMode = ForwardMode>
 constexpr PersistentKernels kKernels = {choose<ForwardWay, C, ForwardMode>, forward<C, ForwardMode>,
                                         choose<BackwardWay, C, BackwardMode>,
-                                        backward<C, BackwardMode>};
+                                        backward<C, BackwardMode>,
+                                        most_exchange<BackwardWay, C, BackwardMode>};
 
 }  // namespace persistent
 }  // namespace cuda

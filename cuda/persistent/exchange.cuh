@@ -92,7 +92,7 @@ class CacheExchange {
     if (thread < size) {
       const Word16* const from[1] = {met + thread};
       Word16 word[1];
-      wait_words(from, 1, word);
+      wait_words(from, word, [](const Word16& w) { return w.part[kParts] == 1; });
     }
     sync_block();
   }
@@ -108,7 +108,9 @@ class CacheExchange {
         const int at = first + i * Traits::kThreads;
         from[i] = at < others ? all + place(at) : nullptr;
       }
-      wait_words(from, static_cast<uint32_t>(turn), words);
+      wait_words(from, words, [turn](const Word16& word) {
+        return word.part[kParts] == static_cast<uint32_t>(turn);
+      });
 #pragma unroll
       for (int i = 0; i < kAtATime; ++i) {
         if (from[i]) unpack(operand, place(first + i * Traits::kThreads), words[i]);

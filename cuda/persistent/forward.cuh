@@ -65,7 +65,8 @@ struct ForwardTraits {
   static constexpr int kPairs = 2 * kGroups;  // (unit, column) of a lane, over all depth warps
   static constexpr int kItems = (kPairs + kDepthWarps - 1) / kDepthWarps;  // of them, of one warp
   static constexpr int kOwnColumns = kItems < 2 ? kItems : 2;
-  static constexpr int kMostUnits = 1 << 30;  // of a cluster
+  static constexpr int kMostUnits = 1 << 30;  // of a cluster or group
+  static constexpr int kLeastUnits = 8;       // of a block
   static constexpr int64_t depth(int units, int cluster) { return int64_t{units} * cluster; }
   static_assert(kItems == 1 || kItems % 2 == 0, "item i is of column i % kOwnColumns");
   static_assert(kGroups * Cell::kGates % 2 == 0, "a tile is two gates of 8 units");

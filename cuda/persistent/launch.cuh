@@ -89,11 +89,13 @@ class Launch {
     }
   }
 
-  void run(Data data) {
+  // `exchange_bytes`: of data.exchange
+  void run(Data data, int64_t exchange_bytes) {
     const int64_t tiles = divide_up(data.seq.B, kColumns);
     if constexpr (Traits::kGrouped) {
-      const int64_t words_each = CacheExchange<Traits>::group_words(shape_.units, blocks_);
-      const int64_t room = kPersistentExchange / int64_t{sizeof(Word16)} / words_each;
+      const int64_t words_each =
+          Way::template GroupExchange<Traits>::group_words(shape_.units, blocks_);
+      const int64_t room = exchange_bytes / int64_t{sizeof(Word16)} / words_each;
       const int64_t most = std::min<int64_t>(active(), room);
       data.group = blocks_;
       for (int64_t first = 0; first < tiles; first += most) {

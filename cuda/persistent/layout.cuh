@@ -26,8 +26,9 @@ struct BlockShape {
         operand(steps * Traits::kDepthWarps) {}
 
   bool fits(int cluster, int64_t shared_bytes) const {
-    return units <= Traits::kUnits && int64_t{units} * cluster <= Traits::kMostUnits &&
-           steps <= Traits::kMostSteps && bytes <= shared_bytes;
+    return units >= Traits::kLeastUnits && units <= Traits::kUnits &&
+           int64_t{units} * cluster <= Traits::kMostUnits && steps <= Traits::kMostSteps &&
+           bytes <= shared_bytes;
   }
 
  protected:

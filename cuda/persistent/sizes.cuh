@@ -23,6 +23,8 @@ struct ForwardWay {
   template <class Traits>
   using Shape = ForwardShape<Traits>;
   template <class Traits>
+  using GroupExchange = CacheExchange<Traits>;
+  template <class Traits>
   static constexpr auto kernel() {
     return forward_kernel<Traits>;
   }
@@ -50,29 +52,37 @@ struct BackwardWay {
   template <class Traits>
   using Shape = BackwardShape<Traits>;
   template <class Traits>
+  using GroupExchange = CacheShares<Traits>;
+  template <class Traits>
   static constexpr auto kernel() {
     return backward_kernel<Traits>;
   }
 
-  // Tiles of 16 hidden units a warp, row warps x depth warps, units of a block by 32.
-  template <int kTiles, int kRowWarps, int kDepthWarps, int kItems>
+  // Tiles of 16 hidden units a warp, row warps x depth warps, units of a block.
+  template <int kTiles, int kRowWarps, int kDepthWarps, int kUnits, bool kGrouped = false>
   struct Size {
     template <template <class> class C, class Mode>
-    using Traits = BackwardTraits<C, Mode, kTiles, kRowWarps, kDepthWarps, kItems>;
+    using Traits = BackwardTraits<C, Mode, kTiles, kRowWarps, kDepthWarps, kUnits, kGrouped>;
   };
-  using Block = Size<4, 2, 4, 4>;   // one block: 128 units
-  using Spread = Size<4, 8, 1, 1>;  // 512 units, 32 of a block
-  using Wide = Size<6, 8, 1, 2>;    // 768 units, 64 of a block
+  using Block = Size<4, 2, 4, 128>;  // one block: 128 units
+  using Spread = Size<4, 8, 1, 32>;  // 512 units
+  using Wide = Size<6, 8, 1, 64>;    // 768 units
+  // of a block of a group anywhere on the device: 1024 units in all
+  using Group = Size<8, 8, 1, 32, true>;
+  using Large = Size<8, 8, 1, 16, true>;
 };
 
 // 48 units a block: for 16 bits alone
 template <class Mode>
 constexpr bool kHasWide = Mode::kLeft == 4;
 
-// Groups: forward, and for cells whose clusters are soon too small.
-template <class Way, template <class> class C, class Mode>
-constexpr bool kHasGroups =
-    std::is_same_v<Way, ForwardWay> && Mode::kLeft == 4 && C<float>::kGates > 1;
+// Groups: for cells whose clusters are soon too small.
+template <template <class> class C, class Mode>
+constexpr bool kHasGroups = Mode::kLeft == 4 && C<float>::kGates > 1;
+
+// Forward it would be the same as Group for an odd number of gates.
+template <class Way, template <class> class C>
+constexpr bool kHasLarge = std::is_same_v<Way, BackwardWay> || C<float>::kGates % 2 == 0;
 
 // action<Traits>(Tile) for every size that there is of a way
 template <class Way, template <class> class C, class Mode, class Action>
@@ -82,9 +92,9 @@ void for_each_size(const Action& action) {
   if constexpr (kHasWide<Mode>) {
     action.template operator()<typename Way::Wide::template Traits<C, Mode>>(Tile::kWide);
   }
-  if constexpr (kHasGroups<Way, C, Mode>) {
+  if constexpr (kHasGroups<C, Mode>) {
     action.template operator()<typename Way::Group::template Traits<C, Mode>>(Tile::kGroup);
-    if constexpr (C<float>::kGates % 2 == 0) {  // else it would be the same
+    if constexpr (kHasLarge<Way, C>) {
       action.template operator()<typename Way::Large::template Traits<C, Mode>>(Tile::kLarge);
     }
   }

@@ -30,8 +30,10 @@ struct PersistentForward {
 struct PersistentBackward {
   const int64_t* lengths;
   const void* w_hh;
-  void* dgates;  // [T, B, D*H]  zeros where no step works
-  float* db;     // [tiles of kPersistentRows, D*H]: sums of dgates over the rows of each tile
+  void* dgates;    // [T, B, D*H]  zeros where no step works
+  float* db;       // [tiles of kPersistentRows, D*H]: sums of dgates over the rows of each tile
+  void* exchange;  // for groups of blocks
+  int64_t exchange_bytes;  // PersistentKernels::backward_exchange
 };
 
 constexpr int64_t kPersistentRows = 8;  // of the batch, a tile
@@ -49,6 +51,7 @@ struct PersistentKernels {
   void (*forward)(const PersistentChoice&, const ForwardArgs&, const PersistentForward&);
   PersistentChoice (*choose_backward)(int64_t H, int64_t B, const PersistentLimit&);
   void (*backward)(const PersistentChoice&, const BackwardArgs&, const PersistentBackward&);
+  int64_t (*backward_exchange)(int64_t H, int64_t B);  // bytes that any choice can do with
 };
 
 // Null where there are none. `tf32`: of float32 with factors rounded to 10 bits.

@@ -91,11 +91,11 @@ inline void store_word(Word16* to, const Word16& value) {
   Scheduler::fiber().block->cluster->messages.push_back(message);
 }
 
-template <int N>
-void wait_words(const Word16* const (&from)[N], uint32_t number, Word16 (&words)[N]) {
+template <int N, class IsThere>
+void wait_words(const Word16* const (&from)[N], Word16 (&words)[N], const IsThere& is_there) {
   for (int i = 0; i < N; ++i) {
     if (!from[i]) continue;
-    while (from[i]->part[3] != number) {
+    while (!is_there(*from[i])) {
       Scheduler::wait_until_changed(Scheduler::fiber().block->cluster->deliveries);
     }
     words[i] = *from[i];

@@ -209,22 +209,25 @@ void clusters_of_wide_blocks() {
 void groups_of_blocks() {
   unsigned seed = 60;
   const std::vector<Case> all = {
-      {"group", 100, 8}, {"group", 150, 8}, {"large", 90, 8}, {"large", 128, 8}};
+      {"group", 150, 8}, {"group", 256, 8}, {"large", 90, 8}, {"large", 128, 8}};
 #if !defined(FASTRNN_ON_GPU)
   cuda_emulation::devices = 4;
   cuda_emulation::device = 3;
   cuda_emulation::multiprocessors = 17;  // two groups of 8
 #endif
+  // units of a block that are too few for one back
+  check<BFloat16>(setup_for("lstm", {"group", 100, 8}, seed++), "persistent group 8", "steps");
   for (const Case& test : all) {
     const std::string path = std::string("persistent ") + test.tile + " 8";
     for (const int64_t B : {3, 20}) {
       Setup setup = setup_for("lstm", test, seed++);
       setup.B = B;
       setup.T += 3;
-      check<BFloat16>(setup, path, "steps");
+      check<BFloat16>(setup, path, path);
     }
     if (few) continue;
-    check<Float16>(setup_for("lstm", test, seed++), path, "steps");
+    check<Float16>(setup_for("lstm", test, seed++), path, path);
+    check<BFloat16>(setup_for("gru", test, seed++), "steps", path);
     const bool is_large = std::string(test.tile) == "large";
     if (!is_large) check<BFloat16>(setup_for("gru", test, seed++), path, "steps");
   }
@@ -234,8 +237,11 @@ void groups_of_blocks() {
   cuda_emulation::devices = 1;
 #endif
   if (!exhaustive) return;
-  check<BFloat16>(setup_for("lstm", {"group", 1024, 32}, seed++), "persistent group 32", "steps");
-  check<BFloat16>(setup_for("gru", {"group", 1024, 32}, seed++), "persistent group 32", "steps");
+  for (const char* cell : {"lstm", "gru"}) {
+    const std::string path = "persistent group 32";
+    check<BFloat16>(setup_for(cell, {"group", 1024, 32}, seed++), path, path);
+    check<Float16>(setup_for(cell, {"large", 1024, 64}, seed++), "steps", "persistent large 64");
+  }
   check<BFloat16>(setup_for("lstm", {"large", 2048, 128}, seed++), "persistent large 128", "steps");
 }
 
@@ -358,18 +364,14 @@ void a_path_says_which_it_is_and_why() {
   constexpr DType kBFloat = DType::kBFloat16, kFloat = DType::kFloat32;
   check_path("persistent: block 1; by the model a step of ", "lstm", kBFloat, 9, 2048, 64);
   check_path("persistent: ", "lstm", kBFloat, 100, 16, 768);
-  for (const bool backward : {false, true}) {
-    const std::string path = path_of(sizes("lstm", kBFloat, 100, 16, 769), backward);
-    const char* const begins = backward ? "steps: no cluster or group of this device has room for "
-                                          "the weights of H=769"
-                                        : "persistent: large 64; ";
-    FASTRNN_CHECK(path.starts_with(begins), path);
-  }
+  check_path("persistent: large 64; ", "lstm", kBFloat, 100, 16, 769);
+  check_path("persistent: group 32; ", "lstm", kBFloat, 100, 64, 1024);
   const auto check_forward_path = [&](const char* begins, const char* cell, int64_t H) {
     const std::string path = path_of(sizes(cell, kBFloat, 100, 16, H));
     FASTRNN_CHECK(path.starts_with(begins), path);
   };
-  check_forward_path("persistent: ", "lstm", 1024);
+  const std::string beyond = path_of(sizes("lstm", kBFloat, 100, 16, 1025), true);
+  FASTRNN_CHECK(beyond.starts_with("steps: no cluster or group"), beyond);
   check_forward_path("persistent: large 128; ", "lstm", 2048);
   check_forward_path("steps: no cluster or group", "lstm", 2049);
   if (!few) {
