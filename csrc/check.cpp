@@ -276,6 +276,14 @@ void check_forward(const char* function, const KernelTable& backend, const Forwa
   }
 }
 
+void check_directions(const char* function, const ForwardArgs& first, const ForwardArgs& second) {
+  const Check check(function, Layout::kTimeMajor);
+  const Tensor &w_hh = first.w_hh, &other = second.w_hh;
+  if (w_hh.shape[0] == other.shape[0] && w_hh.shape[1] == other.shape[1]) return;
+  check.fail("w_hh", "of one shape for both directions, " + shape_of(w_hh),
+             "shape " + shape_of(other));
+}
+
 // state [L, B, H] of a stack of layers that x, one step [1, B, I], goes through
 void check_stacked_state(const char* function, const char* argument, const Tensor& state,
                          const Tensor& x, int64_t layers, int64_t hidden) {

@@ -153,6 +153,8 @@ enum class Layout { kTimeMajor, kBatchFirst, kStep };
 void check_weights(const char* function, const KernelTable& backend, const ForwardArgs& args);
 void check_forward(const char* function, const KernelTable& backend, const ForwardArgs& args,
                    Layout layout);
+// of the two directions of a layer, each of which is right by itself
+void check_directions(const char* function, const ForwardArgs& first, const ForwardArgs& second);
 void check_stacked_state(const char* function, const char* argument, const Tensor& state,
                          const Tensor& x, int64_t layers, int64_t hidden);
 void check_backward(const char* function, const BackwardArgs& args, Layout layout);

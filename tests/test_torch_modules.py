@@ -330,6 +330,20 @@ def test_a_bad_call_raises_what_torch_raises(name: str, case: str) -> None:
     assert raised[1] == raised[0]
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("other", ["_l0_reverse", "_l1"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_weights_of_several_sizes_are_refused(name: str, other: str, grad: bool) -> None:
+    """What torch reads beyond its memory or refuses by other words: parameters changed later."""
+    bidirectional = other.endswith("_reverse")
+    module = getattr(fastrnn.torch, name)(H, H, 2 - bidirectional, bidirectional=bidirectional)
+    larger = getattr(fastrnn.torch, name)(H, 4 * H)
+    for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        setattr(module, f"{key}{other}", getattr(larger, f"{key}_l0"))
+    with torch.set_grad_enabled(grad), pytest.raises((ValueError, RuntimeError)):
+        module(torch.randn(T, B, H))
+
+
 BAD_STEPS = {
     "dimensions of x": lambda x, h: (x[None], h),
     "dimensions of h": lambda x, h: (x, h[None]),

@@ -337,6 +337,7 @@ struct Calls {
   Calls(const Layer& layer, const Inputs& in) {
     for (int d = 0; d < layer.plan.directions; ++d)
       set_arguments(layer, in, d, of[static_cast<size_t>(d)]);
+    if (layer.plan.directions == 2) check_directions(layer.function, of[0], of[1]);
     T = of[0].x.shape[0], B = of[0].x.shape[1], P = of[0].w_hh.shape[1];
     H = in.projected ? of[0].family.w_hr.shape[1] : P;
   }
@@ -614,6 +615,8 @@ py::object stack_forward(const Plan& plan, int threads, py::handle x, py::handle
       h_n = layer.empty(x, {3, {L * D, calls.B, calls.P}}, dtype, h_n_);
       if (layer.info().states == 2)
         c_n = layer.empty(x, {3, {L * D, calls.B, calls.H}}, dtype, c_n_);
+    } else if (calls.P != h_n_.shape[2] || (c_n && calls.H != c_n_.shape[2])) {
+      return py::none();
     }
     const Tensor whole = out.y;
     if (l + 1 < L) {

@@ -253,6 +253,7 @@ inline Layer take_layer(Call& call) {
     check_forward("fastrnn.jax", layer.backend, a,
                   call.given(kBatchFirst) ? Layout::kBatchFirst : Layout::kTimeMajor);
   }
+  if (call.directions() == 2) check_directions("fastrnn.jax", layer.of[0], layer.of[1]);
   layer.hidden = layer.of[0].w_hh.shape[1];
   return layer;
 }
