@@ -18,6 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import fastrnn.jax as fj  # noqa: E402
 from fastrnn import _core, reference  # noqa: E402
+from fastrnn.jax.kernels import BIDIRECTIONAL  # noqa: E402
 
 CELLS = {
     "lstm": (fj.lstm, {}),
@@ -462,6 +463,14 @@ def test_the_handlers_refuse_what_python_would_not_send() -> None:
             jax.block_until_ready(
                 jax.ffi.ffi_call("fastrnn_forward", wanted)(*arguments, **attributes)
             )
+    two = [out(T, B, 2 * H), out(2, B, H), out(2, B, H)]
+    larger = [f32(8 * H, I), f32(8 * H, 2 * H)]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="of one shape for both directions"):
+        jax.block_until_ready(
+            jax.ffi.ffi_call("fastrnn_forward", two)(
+                *good, *larger, cell=lstm, given=np.int32(BIDIRECTIONAL)
+            )
+        )
     good_again = jax.ffi.ffi_call("fastrnn_forward", results)(*good, cell=lstm, given=np.int32(0))
     assert good_again[0].shape == (T, B, H)
 
