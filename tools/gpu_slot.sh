@@ -10,7 +10,8 @@
 # five. The steps come in the order of their worth, each a process of its own under a time limit, for a
 # kernel that hangs cannot be stopped from inside; a step that fails or runs out of time does not keep
 # the next one from running. Builds into build/gpu_slot, where a second run finds most of it; STEP... are
-# all that is run after that. OUTDIR holds no more than these files, each filled while its step runs:
+# all that is run after that. SLOT_BUILT=1 takes what was built there, on another machine maybe
+# (site, probe, tests/cpp/test_persistent), as it lies. OUTDIR holds no more than these files, each filled while its step runs:
 #   log.txt         what every step printed      steps.jsonl     a line for each: name, exit status, seconds
 #   check.json check-steps.json bench.jsonl table.md paths.jsonl probe.jsonl
 # Exit status: 0 all steps passed, 1 some did not (the last lines say which, and what they printed last),
@@ -97,13 +98,13 @@ build() {  # PYTHON BUILD ARCHITECTURE: for this GPU alone
 export -f versions build
 
 mkdir -p "$build"
-if step build 240 bash -c 'build "$@"' _ "$python" "$build" "${architecture/#90/90a}"; then
+if [[ -n ${SLOT_BUILT-} ]] || step build 240 bash -c 'build "$@"' _ "$python" "$build" "${architecture/#90/90a}"; then
   step import 40 "$python" -c 'import fastrnn; fastrnn.show_config(); assert "cuda" in fastrnn.backends()'
   step versions 40 bash -c 'versions "$@"' _ "$python"
   step check-steps 90 env FASTRNN_CUDA_PATH=steps "$python" benchmarks/gpu_check.py "$out/check-steps.json"
   if ((${architecture:-0} >= 90)); then
     # what follows is then to tell of the other path, and not to hang
-    step persistent 60 "$build/tests/cpp/test_persistent" || export FASTRNN_CUDA_PATH=steps
+    step persistent 60 "$build/tests/cpp/test_persistent" verbose || export FASTRNN_CUDA_PATH=steps
     step check 90 env -u FASTRNN_CUDA_PATH "$python" benchmarks/gpu_check.py "$out/check.json"
   fi
   sanitizer=$(command -v compute-sanitizer)

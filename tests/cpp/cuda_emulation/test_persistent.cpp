@@ -2,7 +2,6 @@
 // on a GPU. Compared with the scalar CPU backend in double on the same inputs.
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "narrow.hpp"
@@ -95,6 +94,9 @@ void check(const Setup& setup, const std::string& forward_path, const std::strin
   expected.dw_hh.present = args.dw_hh.present = all_weights;
   forward(scalar(), expected.forward);
   backward(scalar(), expected);
+  const std::string text =
+      " of " + setup.text() + ", " + kTypeName<T> + ", " + forward_path + ", " + backward_path;
+  if (verbose) std::printf("results%s\n", text.c_str());
   schedule(setup.seed + 1);
   {
     const ByPath path(forward_path);
@@ -106,8 +108,6 @@ void check(const Setup& setup, const std::string& forward_path, const std::strin
   }
   schedule(0);
   const Problem<double> got = widened<T>(problem);
-  const std::string text =
-      " of " + setup.text() + ", " + kTypeName<T> + ", " + forward_path + ", " + backward_path;
   const size_t of_forward = want.forward_results().size();
   // the derivative of relu jumps where a sum, rounded to 8 bits, changes its sign
   const bool jumps =
@@ -457,7 +457,8 @@ void a_failing_call_throws_and_leaks_nothing() {
 }  // namespace
 }  // namespace fastrnn::test
 
-// Arguments: verbose; few: the claims about one cell and dtype that are the quickest; all
+// Arguments: verbose; few: the claims about one cell and dtype that are the quickest; all; another is
+// in the claims that are to be tested
 int main(int count, char** arguments) {
   using namespace fastrnn::test;
   unsetenv("FASTRNN_BACKEND");
@@ -465,10 +466,18 @@ int main(int count, char** arguments) {
 #if !defined(FASTRNN_ON_GPU)
   cuda_emulation::capability = 9;
 #endif
+  std::string only;
   for (int i = 1; i < count; ++i) {
-    verbose |= std::strcmp(arguments[i], "verbose") == 0;
-    few |= std::strcmp(arguments[i], "few") == 0;
-    exhaustive |= std::strcmp(arguments[i], "all") == 0;
+    const std::string argument = arguments[i];
+    if (argument == "verbose") {
+      verbose = true;
+    } else if (argument == "few") {
+      few = true;
+    } else if (argument == "all") {
+      exhaustive = true;
+    } else {
+      only = argument;
+    }
   }
   constexpr Test kTests[] = {
       {"one block", one_block},
@@ -491,5 +500,5 @@ int main(int count, char** arguments) {
       {"a failing call throws and leaks nothing", a_failing_call_throws_and_leaks_nothing},
 #endif
   };
-  return run_all(kTests);
+  return run_all(kTests, only);
 }
