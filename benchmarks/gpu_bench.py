@@ -94,7 +94,8 @@ def measure(case: gpu_cases.Case, turn: int) -> list[dict[str, Any]]:
         flags.allow_tf32 = case.dtype == "tf32"
     fastrnn.set_float32_precision("tf32" if case.dtype == "tf32" else "strict")
     theirs, x = problem(case)
-    ours = fastrnn.torch.replace(problem(case)[0])
+    ours = problem(case)[0]
+    fastrnn.torch.replace(ours)
     expected = output_of(call_of(theirs, x, "infer")()).float()
     records = []
     for mode in gpu_cases.MODES:

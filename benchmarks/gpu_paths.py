@@ -3,10 +3,12 @@
     python benchmarks/gpu_paths.py results.jsonl --seconds 60
 
 A line of JSON is appended for each case and path as soon as it is measured: us a step, forward
-and backward, from the difference between a long and a short sequence, so that launches and the
-weights' way onto the chip count for nothing; the products over all steps count. Beside it stands
-what the backend says of the path, with the model's time of the recurrence alone. What is measured
-here belongs into cuda/persistent/measured.cuh.
+and backward, of the kernels that make the recurrence (all of the call's, where it has a kernel a
+step), and of the others, which are the products over all steps; from the difference between a long
+and a short sequence, so that launches and the weights' way onto the chip count for nothing. Beside
+it stands what the backend says of the path, with the model's time of the recurrence. What is
+measured here belongs into cuda/persistent/measured.cuh, where it is of one round of clusters or
+groups: of as many rows, 8 to each, as the device has at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import contextlib
 import itertools
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ import torch
 
 import fastrnn
 
-SIZES = ((128, 64), (256, 64), (512, 64), (768, 16), (512, 8), (1024, 64))  # H, B
+SIZES = ((128, 64), (256, 64), (512, 56), (768, 16), (512, 8), (1024, 32))  # H, B
 KINDS = (
     ("lstm", "bfloat16"),
     ("lstm", "float32"),
@@ -47,7 +48,7 @@ BLOCKS = {
 PATHS = ["steps"]
 PATHS += [f"persistent {tile} {blocks}" for tile, counts in BLOCKS.items() for blocks in counts]
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1}
-REPEATS = 5
+REPEATS = 3
 
 
 @contextlib.contextmanager
@@ -82,17 +83,22 @@ class Calls:
         return lambda: self.run_backward(saved, y)
 
 
-def seconds(call: Callable[[], Any], path: str, device: str) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
+def microseconds(call: Callable[[], Any], path: str, device: str) -> tuple[float, float]:
+    """Of the kernels of the recurrence, and of the others; without a GPU all is the first."""
     with by(path):
-        once()
-        return statistics.median(once() for _ in range(REPEATS))
+        call()
+        if device == "cpu":
+            start = time.perf_counter()
+            call()
+            return (time.perf_counter() - start) * 1e6, 0.0
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(REPEATS):
+                call()
+            torch.cuda.synchronize()
+    kernels = [e for e in profile.events() if e.device_type.name == "CUDA"]
+    recurrent = [e for e in kernels if path == "steps" or "persistent::" in e.name]
+    times = [sum(e.device_time for e in some) / REPEATS for some in (recurrent, kernels)]
+    return times[0], times[1] - times[0]
 
 
 def measure(
@@ -102,15 +108,15 @@ def measure(
     record: dict[str, Any] = {"cell": cell, "dtype": dtype, "H": hidden, "B": batch, "path": path}
     calls = Calls(cell, dtype, hidden, batch, device)
     for way in ("forward", "backward"):
-        short, long = (calls.of(way, count) for count in steps)
         try:
-            took = seconds(long, path, device) - seconds(short, path, device)
+            short, long = (microseconds(calls.of(way, n), path, device) for n in steps)
         except ValueError:  # it has no room for the weights
             continue
         except RuntimeError as problem:
             record["problem"] = f"{way}: {problem}"
             break
-        record[way] = round(took / (steps[1] - steps[0]) * 1e6, 3)
+        for name, first, last in zip((way, f"others {way}"), short, long, strict=True):
+            record[name] = round((last - first) / (steps[1] - steps[0]), 3)
     if "forward" in record and "problem" not in record:
         with by(path):
             record["said"] = calls.of("forward", steps[1])()[2].path
@@ -121,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--steps", type=int, nargs=2, default=(100, 600))
+    parser.add_argument("--steps", type=int, nargs=2, default=(100, 300))
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args(arguments)
     end = time.monotonic() + options.seconds

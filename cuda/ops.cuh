@@ -23,6 +23,7 @@ namespace cuda {
 #endif
 
 constexpr int kWarp = 32;
+constexpr int kMostGroups = 8;  // of a block's warps, that meet by themselves
 
 // Counts bytes that arrive, in phases: a phase ends when all that it expects has come. In shared
 // memory; the parity of a phase is 0, 1, 0, ...
@@ -75,7 +76,13 @@ __device__ __forceinline__ int cluster_size() {
   return size;
 }
 
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
+
+// `threads` of the block, whole warps, that all name the same group, 0 to kMostGroups - 1.
+__device__ __forceinline__ void sync_group(int group, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
+}
 
 __device__ __forceinline__ void sync_cluster() {
   asm volatile(
@@ -104,13 +111,15 @@ __device__ __forceinline__ void expect_bytes(Barrier* barrier, int bytes) {
       : "memory");
 }
 
-// Returns when a phase of this parity has ended and the next has not.
+// Returns when a phase of this parity has ended and the next has not. What was written with its
+// bytes is there then; of the block's scope, for that of the cluster would throw away the L1 cache,
+// and wait for every load under way before it does.
 __device__ __forceinline__ void wait_phase(Barrier* barrier, int parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again_%=:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again_%=;\n"
       "}" ::"r"(shared_address(barrier)),
       "r"(parity)
@@ -165,35 +174,30 @@ __device__ __forceinline__ Word16 load_word(const Word16* from) {
 template <int N, class IsThere>
 __device__ __forceinline__ void wait_words(const Word16* const (&from)[N], Word16 (&words)[N],
                                            const IsThere& is_there) {
-  bool all;
+  bool missing[N], any;
+#pragma unroll
+  for (int i = 0; i < N; ++i) missing[i] = from[i] != nullptr;
   do {
-    all = true;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      if (from[i]) words[i] = load_word(from[i]);
+      if (missing[i]) words[i] = load_word(from[i]);
     }
+    any = false;
 #pragma unroll
-    for (int i = 0; i < N; ++i) all &= !from[i] || is_there(words[i]);
-  } while (!all);
+    for (int i = 0; i < N; ++i) {
+      missing[i] = missing[i] && !is_there(words[i]);
+      any |= missing[i];
+    }
+  } while (any);
 }
 
-// N matrices of 8 rows of 16 bytes; lane 8 m + r has the address of row r of matrix m, and gets
+// Four matrices of 8 rows of 16 bytes; lane 8 m + r has the address of row r of matrix m, and gets
 // word lane % 4 of row lane / 4 of each.
-template <int N>
-__device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)[N]) {
-  static_assert(N == 2 || N == 4);
-  const uint32_t address = shared_address(row);
-  if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(words[0]), "=r"(words[1])
-                 : "r"(address)
-                 : "memory");
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address)
-                 : "memory");
-  }
+__device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row))
+               : "memory");
 }
 
 // d[m] += a[m] b for M tiles: a[m] is 16 x depth, from register kFirstA on, b depth x 8, from

@@ -65,9 +65,9 @@ FASTRNN_HD T stored(Compute<T> value) {
 template <>
 FASTRNN_HD BFloat16 stored<BFloat16>(float value) {
 #if defined(__CUDA_ARCH__)
-  uint16_t bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return {bits};
+  uint32_t bits;  // of two values: a conversion of one takes longer
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(0.0f), "f"(value));
+  return {static_cast<uint16_t>(bits)};
 #else
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fff};
@@ -78,9 +78,9 @@ FASTRNN_HD BFloat16 stored<BFloat16>(float value) {
 template <>
 FASTRNN_HD Float16 stored<Float16>(float value) {
 #if defined(__CUDA_ARCH__)
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return {bits};
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(0.0f), "f"(value));
+  return {static_cast<uint16_t>(bits)};
 #else
   constexpr uint32_t kInfinite = 0x477ff000;   // 65520 rounds up to 2^16
   constexpr uint32_t kSubnormal = 0x38800000;  // below 2^-14

@@ -24,11 +24,11 @@ SMALL_BLOCKS = "-DFASTRNN_CUDA_BLOCK=131072"  # several launches for some sequen
 
 # What a broken kernel looks like: file, what stands there, what takes its place, how it shows.
 MUTANTS = {
-    "blocks send before all of h is there": (
-        "persistent/forward.cuh",
-        "    sync_block();\n    fetch(p.first + turn + 1);",
-        "    fetch(p.first + turn + 1);",
-        "differs by",
+    "warps send before all of their h is there": (
+        "persistent/exchange.cuh",
+        "    sync_warp();\n    if (!has_words_",
+        "    if (!has_words_",
+        "FAILED",
     ),
     "one operand takes no turns": (
         "persistent/forward.cuh",
@@ -38,11 +38,11 @@ MUTANTS = {
     ),
     "sums are read before they are there": (
         "persistent/forward.cuh",
-        "      sync_block();\n#pragma unroll\n      for (int pair = 0;",
-        "#pragma unroll\n      for (int pair = 0;",
+        "      load_bias();\n      meet_depth_warps();",
+        "      load_bias();",
         "FAILED",
     ),
-    "the wrong phase": ("persistent/data.cuh", "(step - 1) / 2 % 2", "step / 2 % 2", "FAILED"),
+    "the wrong phase": ("persistent/data.cuh", "(step - 1) >> 1 & 1", "step >> 1 & 1", "FAILED"),
     "a barrier is not armed again": (
         "persistent/exchange.cuh",
         "if (thread == 0) expect_bytes(barrier, bytes_);",
@@ -51,8 +51,8 @@ MUTANTS = {
     ),
     "words of one turn in the place of the last": (
         "persistent/exchange.cuh",
-        "store_word(words_ + turn % 2 * size",
-        "store_word(words_ + (turn + 1) % 2 * size",
+        "store_word(words_ + turn % 2 * turn_words()",
+        "store_word(words_ + (turn + 1) % 2 * turn_words()",
         "deadlock",
     ),
     "words that do not tell their turn": (
@@ -64,44 +64,44 @@ MUTANTS = {
     ),
     "words are multiplied before they are there": (
         "persistent/exchange.cuh",
-        "words[i]);\n      }\n    }\n    sync_block();",
-        "words[i]);\n      }\n    }",
+        "words[i].part[k];\n        }\n      }\n    }\n    sync_block();",
+        "words[i].part[k];\n        }\n      }\n    }",
         "FAILED",
     ),
     "h' flows through a reset": (
         "persistent/forward.cuh",
-        "float sum = step.resets ? 0 : gh[i][g];",
-        "float sum = gh[i][g];",
+        "float sum = step.resets() ? 0 : gh[i].of[g];",
+        "float sum = gh[i].of[g];",
         "differs by",
     ),
     "gradient flows through a reset": (
         "persistent/backward.cuh",
-        "next.resets ? 0 : gradients[Cell::slot_h(g)]",
-        "gradients[Cell::slot_h(g)]",
+        "now.resets() ? 0 : computed(gradients[i][Cell::slot_h(g)])",
+        "computed(gradients[i][Cell::slot_h(g)])",
         "differs by",
     ),
     "slots are read before they are there": (
-        "persistent/backward.cuh",
-        "    sync_block();\n  }\n  add_incoming(-1);",
-        "    if (size > 1) sync_block();\n  }\n  add_incoming(-1);",
+        "persistent/shares.cuh",
+        "    if (size == 1) {\n      sync_block();",
+        "    if (size == 1) {",
         "FAILED",
     ),
     "gate gradients are written while others multiply them": (
         "persistent/backward.cuh",
-        "    sync_block();\n  }\n  add_incoming(-1);",
-        "    if (size == 1) sync_block();\n  }\n  add_incoming(-1);",
-        "differs by",
+        "operands + turn % 2 * shape.operand.bytes",
+        "operands",
+        "FAILED",
     ),
     "slots take no turns": (
         "persistent/shares.cuh",
-        "slots_ + turn % 2 * shape_.slots",
-        "slots_ + (turn + 1) % 2 * shape_.slots",
+        "slots_ + turn % 2 * shape_.slots * shape_.slot +",
+        "slots_ + (turn + 1) % 2 * shape_.slots * shape_.slot +",
         "FAILED",
     ),
     "gate gradients are multiplied before all are there": (
         "persistent/backward.cuh",
-        "    sync_block();\n    fetch(s - 1);",
-        "    fetch(s - 1);",
+        "    if (s > 0) fetch(s - 1);\n    sync_block();",
+        "    if (s > 0) fetch(s - 1);",
         "FAILED",
     ),
     "shares are summed before they are there": (
@@ -124,10 +124,9 @@ MUTANTS = {
     ),
     "the number of a turn comes before its shares": (
         "persistent/shares.cuh",
-        "    store_word(words_ + place(turn, to, row) + rank * kWords + unit / 4, word);",
-        "    Word16 number = word;\n    for (uint32_t& part : number.part) part &= 1;\n"
-        "    for (const Word16& part : {number, word}) {\n"
-        "      store_word(words_ + place(turn, to, row) + rank * kWords + unit / 4, part);\n    }",
+        "      store_word(at, word);",
+        "      Word16 number = word;\n      for (uint32_t& part : number.part) part &= 1;\n"
+        "      store_word(at, number);\n      store_word(at, word);",
         "FAILED",
     ),
     "a group begins before its shared memory is cleared": (

@@ -39,8 +39,13 @@ struct BackwardData {
   Value* dgates;              // [T, B, D*H]  zeros where no step works
   Rows<Value> dh0;            // [B, H] or null
   Rows<float> dc0;
-  float* db;           // [tiles, D*H]: sums of dgates over the rows of each tile
-  Word16* exchange;    // where blocks are in groups; zeros
+  float* db;         // [tiles, D*H]: sums of dgates over the rows of each tile
+  Word16* exchange;  // where blocks are in groups; zeros
+  int slots;         // D
+  // from a step to the next, which is the one after it
+  int64_t dy_stride = stride_of(seq, dy), y_stride = stride_of(seq, y),
+          c_stride = stride_of(seq, c), reserve_stride = stride_of(seq, reserve),
+          dgates_stride = (seq.reverse ? -1 : 1) * seq.B * slots * seq.H;
   int first_tile = 0;  // of this launch
   int group = 0;       // blocks
 };
@@ -52,40 +57,27 @@ struct BackwardTraits {
   using Mode = Mode_;
   using V = typename Mode::V;
   using Cell = C<V>;
-  static constexpr int kTiles = kTiles_;  // of 16 hidden units, a warp
+  static constexpr int kTiles = kTiles_;             // of 16 hidden units, a warp
+  static constexpr int kParts = kTiles > 4 ? 2 : 1;  // of the product, for the sums' registers
   static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kDepthWarps_;
   static constexpr int kWarps = kRowWarps * kDepthWarps, kThreads = kWarps * kWarp;
-  static constexpr int kWeightRegisters = 128;
   static constexpr int kUnits = kUnits_;                       // a block can have
   static constexpr int kItems = (kUnits + kWarp - 1) / kWarp;  // of them, of a lane
   static constexpr int kMostUnits = kRowWarps * kTiles * 16;   // of a cluster or group
   // of a block: of a group, what it exchanges grows with its blocks
   static constexpr int kLeastUnits = kGrouped ? kUnits / 2 + 8 : 8;
-  static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
   static constexpr int kMostSteps =
-      (Cell::kGates * kUnits + kDepth * kDepthWarps - 1) / (kDepth * kDepthWarps);
-  static constexpr int kHeld = kFit < kMostSteps ? kFit : kMostSteps;
+      (Cell::kGates * kUnits + kDepth * kStepsAtATime * kDepthWarps - 1) /
+      (kDepth * kStepsAtATime * kDepthWarps) * kStepsAtATime;
+  static constexpr int kHeld = steps_held<Mode, kTiles>(kItems > 2 && Mode::kLeft == 4 ? 96
+                                                        : kTiles == 6                  ? 144
+                                                                                       : 128,
+                                                        kMostSteps);
   static constexpr int64_t depth(int units, int) { return int64_t{Cell::kGates} * units; }
   static_assert(kWarps == kColumns, "a warp has one batch row");
   static_assert(Cell::kEarly == 0, "one product a step");
   static_assert(kHeld > 0);
 };
-
-// values[i] of lanes 4 apart: the lane with lane / 4 % 4 == r gets value r of the four lanes, in
-// order.
-__device__ inline void transpose_rows(int lane, float (&values)[4]) {
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2) {
-    const bool upper = lane / 4 & distance;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & distance) continue;
-      const float got = shuffle_xor(upper ? values[i] : values[i + distance], 4 * distance);
-      values[i] = upper ? got : values[i];
-      values[i + distance] = upper ? values[i + distance] : got;
-    }
-  }
-}
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
@@ -109,18 +101,19 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int64_t b = tile * kColumns + warp;
   const int first_unit = rank * shape.units, first_k = depth_warp * shape.steps * kDepth;
 
-  char* const operand = memory + shape.gates;
+  char* const operands = memory + shape.gates;
   float* const db = reinterpret_cast<float*>(memory + shape.db) + warp * D * shape.units;
 
   // -------------------------------------------------------------- before the last step
   shares.begin(thread);
-  clear_shared(operand, shape.operand.bytes, thread, Traits::kThreads);
+  clear_shared(operands, 2 * shape.operand.bytes, thread, Traits::kThreads);
   for (int i = lane; i < D * shape.units; i += kWarp) db[i] = 0;
   // row: hidden unit that h' is of; k: unit by unit, its gates
   typename BlockShape<Traits>::OwnWeights weights;
   weights.load(lane, shape.steps, memory + shape.rest + warp * shape.rest_of_warp,
                [&](int m, int half, int k) -> Value {
-                 const int row = (row_warp * Traits::kTiles + m) * 16 + half * 8 + lane / 4;
+                 const int row =
+                     (row_warp * Traits::kTiles + m) * 16 + Shares::row_of(lane / 4, half);
                  const int gate = (first_k + k) % G, own = (first_k + k) / G;
                  const int unit = first_unit + own;
                  if (row >= hidden || own >= shape.units || unit >= hidden) return {};
@@ -128,27 +121,49 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                });
 
   // --------------------------------------------------------------------- what this thread holds
+  // Values stay as they are in memory until a step uses them: a conversion would wait for the load.
   const int steps = steps_of(p.seq, tile), length = length_of(p.seq, b);
-  float dstate[kItems][S], curr[kItems][S], prev[kItems][S], saved[kItems][R > 0 ? R : 1],
-      dy[kItems];
+  struct State {
+    Value h;
+    float c;
+  };
+  float dstate[kItems][S];
+  State curr[kItems], prev[kItems];
+  Value saved[kItems][R > 0 ? R : 1], dy[kItems];
   auto own_of = [&](int i) { return Shares::unit_of(lane, i); };  // within the block
   auto is_real = [&](int i) { return own_of(i) < shape.units && first_unit + own_of(i) < hidden; };
+  auto part_of = [](const State& state, int k) { return k == 0 ? computed(state.h) : state.c; };
+  // Where step s lies, and the state before it; kept from step to step where registers allow it
+  constexpr bool kHasRoom = Traits::kTiles <= 4 && kItems <= 2;
+  struct Place {
+    const Value *dy, *reserve, *y;
+    const float* c;
+  };
+  const int lane_unit = first_unit + own_of(0);
+  auto place_of = [&](int s) -> Place {
+    const int64_t t = time_of(p.seq, length, s), before = time_of(p.seq, length, s - 1);
+    return {p.dy.at(t, b) + lane_unit, p.reserve.at(t, b) + lane_unit,
+            p.y.at(before, b) + lane_unit, p.c.at(before, b) + lane_unit};
+  };
+  auto dgates_of = [&](int s) {
+    return p.dgates + (int64_t{time_of(p.seq, length, s)} * B + b) * D * H + lane_unit;
+  };
+  Place place = place_of(steps - 1);
+  Value* dgates_at = dgates_of(steps - 1);
   // the states after step s, before the first one if s < 0
-  auto fetch_states = [&](int s, float (&states)[kItems][S]) {
+  auto fetch_states = [&](int s, const Value* y, const float* c, State(&states)[kItems]) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-      for (int k = 0; k < S; ++k) states[i][k] = 0;
+      states[i] = {};
       if (!is_real(i) || b >= B || s >= length) continue;
-      const int unit = first_unit + own_of(i);
       if (s >= 0) {
-        const int t = time_of(p.seq, length, s);
-        states[i][0] = computed(p.y.at(t, b)[unit]);
-        if constexpr (S > 1) states[i][1] = p.c.at(t, b)[unit];
+        states[i].h = y[i * kWarp];
+        if constexpr (S > 1) states[i].c = c[i * kWarp];
       } else {
-        if (p.h0) states[i][0] = computed(p.h0.at(0, b)[unit]);
+        const int unit = first_unit + own_of(i);
+        if (p.h0) states[i].h = p.h0.at(0, b)[unit];
         if constexpr (S > 1) {
-          if (p.c0) states[i][1] = p.c0.at(0, b)[unit];
+          if (p.c0) states[i].c = p.c0.at(0, b)[unit];
         }
       }
     }
@@ -158,16 +173,15 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     next = Step(p.seq, b, length, s);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      dy[i] = 0;
-      if (!is_real(i) || !next.valid) continue;
-      const int unit = first_unit + own_of(i);
-      if (p.dy) dy[i] = computed(p.dy.at(next.t, b)[unit]);
-      if (next.masked) continue;
-      const Value* const from = p.reserve.at(next.t, b) + unit;
+      dy[i] = {};
+      if (!is_real(i) || !next.valid()) continue;
+      if (p.dy) dy[i] = place.dy[i * kWarp];
+      if (next.masked()) continue;
+      const Value* from = place.reserve + i * kWarp;
 #pragma unroll
-      for (int k = 0; k < R; ++k) saved[i][k] = computed(from[k * H]);
+      for (int k = 0; k < R; ++k, from += hidden) saved[i][k] = *from;
     }
-    fetch_states(s - 1, prev);
+    fetch_states(s - 1, place.y, place.c, prev);
   };
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -176,7 +190,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     dstate[i][0] = real && p.dh_n ? computed(p.dh_n.at(0, b)[unit]) : 0;
     if constexpr (S > 1) dstate[i][1] = real && p.dc_n ? p.dc_n.at(0, b)[unit] : 0;
   }
-  fetch_states(steps - 1, curr);
+  fetch_states(steps - 1, place.y + p.y_stride, place.c + p.c_stride, curr);
   fetch(steps - 1);
   shares.meet();
 
@@ -193,38 +207,35 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 
   // ----------------------------------------------------------------------------------- the steps
   for (int s = steps - 1; s >= 0; --s) {
+    const int turn = steps - s;
+    char* const operand = operands + turn % 2 * shape.operand.bytes;
     add_incoming(s);
+    const Step now = next;
+    Value gradients[kItems][D];
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int own = own_of(i);
-      float gradients[D] = {};
-      if (is_real(i) && next.valid) {
-        const int unit = first_unit + own;
-        dstate[i][0] += dy[i];
-        if (!next.masked) {
+#pragma unroll
+      for (int k = 0; k < D; ++k) gradients[i][k] = {};
+      if (is_real(i) && now.valid()) {
+        dstate[i][0] += computed(dy[i]);
+        if (!now.masked()) {
           V before[S], after[S], kept[R > 0 ? R : 1], dcurr[S], dgates[D], dprev[S];
 #pragma unroll
           for (int k = 0; k < S; ++k) {
-            before[k] = V::set(next.resets ? 0 : prev[i][k]);
-            after[k] = V::set(curr[i][k]);
+            before[k] = V::set(now.resets() ? 0 : part_of(prev[i], k));
+            after[k] = V::set(part_of(curr[i], k));
             dcurr[k] = V::set(dstate[i][k]);
           }
 #pragma unroll
-          for (int k = 0; k < R; ++k) kept[k] = V::set(saved[i][k]);
+          for (int k = 0; k < R; ++k) kept[k] = V::set(computed(saved[i][k]));
           Cell::backward(before, after, kept, dcurr, dgates, dprev);
 #pragma unroll
           for (int k = 0; k < S; ++k) dstate[i][k] = dprev[k].v;
 #pragma unroll
-          for (int k = 0; k < D; ++k) {
-            const Value stored_gradient = stored<Value>(dgates[k].v);
-            gradients[k] = computed(stored_gradient);
-            db[k * shape.units + own] += gradients[k];
-          }
+          for (int k = 0; k < D; ++k) gradients[i][k] = stored<Value>(dgates[k].v);
         }
-        Value* const to = p.dgates + (int64_t{next.t} * B + b) * D * H + unit;
-#pragma unroll
-        for (int k = 0; k < D; ++k) to[k * H] = stored<Value>(gradients[k]);
-        if (next.resets) {
+        if (now.resets()) {
 #pragma unroll
           for (int k = 0; k < S; ++k) dstate[i][k] = 0;
         }
@@ -233,30 +244,45 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #pragma unroll
         for (int g = 0; g < G; ++g) {
           shape.operand.put(operand, warp, own * G + g,
-                            next.resets ? 0 : gradients[Cell::slot_h(g)]);
+                            now.resets() ? 0 : computed(gradients[i][Cell::slot_h(g)]));
         }
       }
+      curr[i] = prev[i];
+    }
+    auto keep = [&] {
 #pragma unroll
-      for (int k = 0; k < S; ++k) curr[i][k] = prev[i][k];
-    }
-    sync_block();
-    fetch(s - 1);
-    float sums[Traits::kTiles][4] = {};
-    if (row_warp * Traits::kTiles * 16 < size * shape.units) {
-      weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
-    }
-    const int turn = steps - s;
+      for (int i = 0; i < kItems; ++i) {
+        if (!is_real(i) || !now.valid()) continue;
+        Value* to = (kHasRoom ? dgates_at : dgates_of(s)) + i * kWarp;
 #pragma unroll
-    for (int m = 0; m < Traits::kTiles; ++m) {
-      // four units of one batch row: of rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1)
-      transpose_rows(lane, sums[m]);
-      const int which = lane / 4 % 4, column = lane % 4 * 2 + which % 2;
-      const int unit = (row_warp * Traits::kTiles + m) * 16 + which / 2 * 8 + lane / 16 * 4;
-      const int to = unit / shape.units;
-      if (to >= size) continue;
-      shares.send(turn, depth_warp, to, column, unit % shape.units, sums[m]);
+        for (int k = 0; k < D; ++k, to += hidden) {
+          *to = gradients[i][k];
+          db[k * shape.units + own_of(i)] += computed(gradients[i][k]);
+        }
+      }
+      dgates_at -= p.dgates_stride;
+    };
+    if constexpr (kHasRoom) {
+      place.dy -= p.dy_stride;
+      place.reserve -= p.reserve_stride;
+      place.y -= p.y_stride;
+      place.c -= p.c_stride;
+    } else {
+      place = place_of(s - 1);
+      keep();
     }
+    if (s > 0) fetch(s - 1);
     sync_block();
+    constexpr int kOfPart = Traits::kTiles / Traits::kParts;
+#pragma unroll
+    for (int part = 0; part < Traits::kParts; ++part) {
+      const int unit = (row_warp * Traits::kTiles + part * kOfPart) * 16;
+      if (unit >= size * shape.units) break;
+      float sums[kOfPart][4] = {};
+      weights.multiply(operand + shape.operand.lane_offset(lane, first_k), part, sums);
+      shares.send(turn, depth_warp, lane, unit, sums);
+    }
+    if constexpr (kHasRoom) keep();
   }
   add_incoming(-1);
 

@@ -1,6 +1,6 @@
 // Which tile and how large a cluster a call gets: of those that fit the device, the one whose step
-// a model says is shortest. The model's constants are estimates from what others have published of
-// compute capability 9.0; no measurement of these kernels stands behind them.
+// a model says is shortest. It tells how steps of one tile differ; how long they take has been
+// measured (measured.cuh).
 #pragma once
 
 #include <map>
@@ -17,10 +17,10 @@ namespace persistent {
 // Clocks, and what a multiprocessor does in one.
 struct Model {
   static constexpr double kMegahertz = 1750;
-  static constexpr double kHandOff = 250;        // an asynchronous store until its receiver goes on
-  static constexpr double kCacheHandOff = 900;   // the same through the L2 cache
-  static constexpr double kBarrier = 40;         // of a block
-  static constexpr double kCell = 140;           // the longest chain of a cell
+  static constexpr double kHandOff = 1000;       // an asynchronous store until its receiver goes on
+  static constexpr double kCacheHandOff = 2600;  // the same through the L2 cache
+  static constexpr double kBarrier = 100;        // of a block
+  static constexpr double kCell = 400;           // the longest chain of a cell
   static constexpr double kMultiplyAdds = 1288;  // of 16-bit operands by mma.sync
   static constexpr double kSharedBytes = 128;
   static constexpr double kReceivedBytes = 14;  // from other blocks' shared memory
@@ -60,7 +60,7 @@ StepWork work_of(const ForwardShape<Traits>& shape, int cluster) {
   using Mode = typename Traits::Mode;
   StepWork work = work_of_product<Traits>(shape, cluster);
   const double pairs = kColumns * shape.units;
-  work.shared_bytes += 2.0 * shape.kSums;
+  work.shared_bytes += 2.0 * ForwardShape<Traits>::kSums;
   const double received = (cluster - 1) * pairs * Mode::kPlanes * sizeof(typename Mode::Element);
   // of a word through the cache a quarter is its number
   work.receiving =
@@ -84,6 +84,17 @@ StepWork work_of(const BackwardShape<Traits>& shape, int cluster) {
   return work;
 }
 
+// in microseconds, of one round
+template <class Way, class Cell, class Traits, class Shape>
+double step_of(const Shape& shape, PersistentTile tile, int cluster, int64_t H) {
+  const double clocks = work_of(shape, cluster).clocks();
+  const Measured* const known =
+      nearest_measured<Way, Cell, typename Traits::Mode>(tile, cluster, H);
+  if (!known) return clocks / Model::kMegahertz;
+  const Shape measured(known->H, known->cluster);
+  return known->microseconds * clocks / work_of(measured, known->cluster).clocks();
+}
+
 using Choice = PersistentChoice;
 
 // The tile and cluster of those that fit the current device whose step is the shortest.
@@ -103,9 +114,7 @@ Choice search(int64_t H, int64_t B, const PersistentLimit& limit) {
       const int64_t active = Launch<Way, Traits>(shape, cluster, nullptr).active();
       if (active == 0) continue;
       const auto rounds = static_cast<double>(divide_up(divide_up(B, kColumns), active));
-      const double clocks =
-          work_of(shape, cluster).clocks() * measured_ratio<Way, C<float>, Mode>(tile, cluster, H);
-      const double step = rounds * clocks / Model::kMegahertz;
+      const double step = rounds * step_of<Way, C<float>, Traits>(shape, tile, cluster, H);
       if (best.tile == Tile::kNone || step < best.microseconds) best = {tile, cluster, step};
     }
   });

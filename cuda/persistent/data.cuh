@@ -22,19 +22,25 @@ FASTRNN_HD int time_of(const Sequence& seq, int length, int s) {
 }
 
 // What step s of batch row b is; beyond the row's length, which is 0 beyond the batch, nothing.
-struct Step {
-  int t = 0;
-  bool valid = false, masked = false, resets = false;
-
+class Step {
+ public:
   Step() = default;
   FASTRNN_HD Step(const Sequence& seq, int64_t b, int length, int s) {
     if (s < 0 || s >= length) return;
-    t = time_of(seq, length, s);
-    valid = true;
-    masked = seq.mask && !*seq.mask.at(t, b);
-    resets = seq.reset && *seq.reset.at(t, b);
+    flags_ = kValid;
+    if (!seq.mask && !seq.reset) return;
+    const int t = time_of(seq, length, s);
+    if (seq.mask && !*seq.mask.at(t, b)) flags_ |= kMasked;
+    if (seq.reset && *seq.reset.at(t, b)) flags_ |= kResets;
   }
-  FASTRNN_HD bool works() const { return valid && !masked; }
+  FASTRNN_HD bool valid() const { return flags_ & kValid; }
+  FASTRNN_HD bool masked() const { return flags_ & kMasked; }
+  FASTRNN_HD bool resets() const { return flags_ & kResets; }
+  FASTRNN_HD bool works() const { return valid() && !masked(); }
+
+ private:
+  static constexpr int kValid = 1, kMasked = 2, kResets = 4;
+  int flags_ = 0;
 };
 
 // of the longest row of the tile
@@ -47,8 +53,14 @@ FASTRNN_HD int steps_of(const Sequence& seq, int64_t tile) {
   return steps;
 }
 
+// Elements from a step's row to the next step's, in the direction of the steps
+template <class Value>
+int64_t stride_of(const Sequence& seq, const Rows<Value>& rows) {
+  return seq.reverse ? -rows.time : rows.time;
+}
+
 // Phases of a barrier that is one of two, used in turn from step 1 on
-FASTRNN_HD int phase_parity(int step) { return (step - 1) / 2 % 2; }
+FASTRNN_HD int phase_parity(int step) { return (step - 1) >> 1 & 1; }
 
 }  // namespace persistent
 }  // namespace cuda

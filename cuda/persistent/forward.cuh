@@ -29,6 +29,7 @@ namespace persistent {
 template <class Value>
 struct ForwardData {
   Sequence seq;
+  int gates;
   int first, last;            // steps of this launch
   const Value* w_hh;          // [G*H, H]
   Vector<Value> b_ih, b_hh;   // [G*H]
@@ -40,7 +41,10 @@ struct ForwardData {
   Rows<Value> reserve;  // [T, B, R*H] or null
   Rows<Value> h_n;      // [B, H]
   Rows<float> c_n;
-  Word16* exchange;    // where blocks are in groups; zeros
+  Word16* exchange;  // where blocks are in groups; zeros
+  // from a step to the next
+  int64_t y_stride = stride_of(seq, y), c_stride = stride_of(seq, c),
+          reserve_stride = stride_of(seq, reserve), gx_stride = seq.B * gates * seq.H;
   int first_tile = 0;  // of this launch
   int group = 0;       // blocks
 };
@@ -55,16 +59,19 @@ struct ForwardTraits {
   static constexpr int kGroups = kGroups_;  // of 8 units, a warp
   static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kDepthWarps_;
   static constexpr int kWarps = kRowWarps * kDepthWarps, kThreads = kWarps * kWarp;
-  static constexpr int kTiles = kGroups * Cell::kGates / 2;
-  static constexpr int kWeightRegisters = 128;
-  static constexpr int kFit = kWeightRegisters / (kTiles * Mode::kLeft);
-  static constexpr int kMostHeld = kGrouped ? 16 : 8;
-  static constexpr int kHeld = kFit < kMostHeld ? kFit : kMostHeld;
+  static constexpr int kTiles = kGroups * Cell::kGates / 2, kParts = 1;
   static constexpr int kUnits = kRowWarps * kGroups * 8;  // a block can have
   static constexpr int kMostSteps = 1 << 20;
   static constexpr int kPairs = 2 * kGroups;  // (unit, column) of a lane, over all depth warps
   static constexpr int kItems = (kPairs + kDepthWarps - 1) / kDepthWarps;  // of them, of one warp
   static constexpr int kOwnColumns = kItems < 2 ? kItems : 2;
+  static constexpr int kHeld = steps_held<Mode, kTiles>(kItems > 2        ? 96
+                                                        : kTiles % 3 == 0 ? 144
+                                                                          : 128,
+                                                        kGrouped || kTiles == 2 ? 16 : 8);
+  // Places for sums over the depth warps: two take turns, or there is room for one alone, and the
+  // warps meet once more, which in a group they do anyway.
+  static constexpr int kSumTurns = kItems == 1 && !kGrouped ? 2 : 1;
   static constexpr int kMostUnits = 1 << 30;  // of a cluster or group
   static constexpr int kLeastUnits = 8;       // of a block
   static constexpr int64_t depth(int units, int cluster) { return int64_t{units} * cluster; }
@@ -74,19 +81,27 @@ struct ForwardTraits {
   static_assert(kHeld > 0);
 };
 
+// A warp's sums of all gates of a unit and column, as they are stored
+template <int kGates>
+struct alignas(kGates == 3 ? 16 : 4 * kGates) GateSums {
+  float of[kGates == 3 ? 4 : kGates];
+};
+
 template <class Traits>
 struct ForwardShape : BlockShape<Traits> {
   using Mode = typename Traits::Mode;
   static constexpr int kGates = Traits::Cell::kGates;
-  static constexpr int kSums =
-      Traits::kRowWarps * Traits::kPairs * (Traits::kDepthWarps - 1) * kGates * kWarp * 4;
+  static constexpr int kSums =  // of a turn
+      Traits::kDepthWarps > 1
+          ? Traits::kWarps * Traits::kPairs * kWarp * int{sizeof(GateSums<kGates>)}
+          : 0;
   int operands, bias, scale, sums;  // offsets in shared memory
 
   ForwardShape(int64_t H, int cluster) : BlockShape<Traits>(H, cluster) {
     operands = this->take(2 * this->operand.bytes);
     bias = this->take(2 * kGates * this->units * 4);
     scale = this->take(Mode::kScaled ? (kGates * this->units + kColumns) * 4 : 0);
-    sums = this->take(kSums);
+    sums = this->take(Traits::kSumTurns * kSums);
     this->take_weights();
   }
 };
@@ -123,25 +138,24 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   using Exchange =
       std::conditional_t<Traits::kGrouped, CacheExchange<Traits>, ClusterExchange<Traits>>;
   char* const memory = shared_memory();
-  const Exchange exchange(shape, memory, p.group, p.exchange);
+  const Exchange exchange(shape, memory, warp, lane, p.group, p.exchange);
   const int rank = exchange.rank, size = exchange.size;
   const int tile = p.first_tile + static_cast<int>(blockIdx.x) / size;
   const int first_unit = rank * shape.units, first_k = depth_warp * shape.steps * kDepth;
 
   char* const operands = memory + shape.operands;
-  float* const bias_x = reinterpret_cast<float*>(memory + shape.bias);
-  float* const bias_h = bias_x + G * shape.units;
+  float* const bias = reinterpret_cast<float*>(memory + shape.bias);
   float* const scale = reinterpret_cast<float*>(memory + shape.scale);
   float* const column_scale = scale + G * shape.units;
-  float* const partial = reinterpret_cast<float*>(memory + shape.sums);
+  auto* const partial = reinterpret_cast<GateSums<G>*>(memory + shape.sums);
 
   // -------------------------------------------------------------- before the first step
   exchange.begin(thread);
   clear_shared(operands, 2 * shape.operand.bytes, thread, Traits::kThreads);
   for (int i = thread; i < G * shape.units; i += Traits::kThreads) {
     const int64_t unit = first_unit + i / G;
-    bias_x[i] = unit < H ? p.b_ih.at(i % G * H + unit) : 0;
-    bias_h[i] = unit < H ? p.b_hh.at(i % G * H + unit) : 0;
+    bias[2 * i] = unit < H ? p.b_ih.at(i % G * H + unit) : 0;
+    bias[2 * i + 1] = unit < H ? p.b_hh.at(i % G * H + unit) : 0;
   }
   if constexpr (Mode::kScaled) {
     for (int row = warp; row < G * shape.units + kColumns; row += Traits::kWarps) {
@@ -178,35 +192,59 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                });
 
   // ------------------------------------------------------- the units and columns of this thread
-  int own[kItems] = {};  // unit within the block; the column is 2 (lane % 4) + item % 2
-  float state[kItems][S];
-  auto column_of = [&](int item) { return lane % 4 * 2 + (depth_warp * kItems + item) % 2; };
+  // Item i: column 2 (lane % 4) + (depth_warp kItems + i) % 2, and unit first_own + i / 2 * 8 of
+  // the block. Beside each of the columns stands where the next step of its first item lies.
+  constexpr int kOwnColumns = Traits::kOwnColumns;
+  const int first_pair = depth_warp * kItems;
+  const int first_own = (row_warp * Traits::kGroups + first_pair / 2) * 8 + lane / 4;
+  auto own = [&](int item) { return first_own + item / 2 * 8; };
+  auto exists = [&](int item) { return first_pair + item < kPairs && own(item) < shape.units; };
+  auto is_real = [&](int item) { return exists(item) && first_unit + own(item) < hidden; };
+  auto column_of = [&](int item) { return lane % 4 * 2 + (first_pair + item) % 2; };
   auto row_of = [&](int item) { return int64_t{tile} * kColumns + column_of(item); };
-  auto is_real = [&](int item) { return own[item] >= 0 && first_unit + own[item] < H; };
+
+  float state[kItems][S], unscale[kItems][G];
+  float column_scale_of[kOwnColumns], column_unscale[kOwnColumns];
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int pair = depth_warp * kItems + i;
-    own[i] = (row_warp * Traits::kGroups + pair / 2) * 8 + lane / 4;
-    if (pair >= kPairs || own[i] >= shape.units) own[i] = -1;
     const bool real = is_real(i) && row_of(i) < B;
-    const int unit = first_unit + own[i];
+    const int unit = first_unit + own(i);
     state[i][0] = real && p.h_first ? computed(p.h_first.at(0, row_of(i))[unit]) : 0;
     if constexpr (S > 1) state[i][1] = real && p.c_first ? p.c_first.at(0, row_of(i))[unit] : 0;
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      if constexpr (Mode::kScaled) unscale[i][g] = exists(i) ? 1 / scale[own(i) * G + g] : 1;
+    }
   }
-  int length[Traits::kOwnColumns];
-  for (int j = 0; j < Traits::kOwnColumns; ++j) length[j] = length_of(p.seq, row_of(j));
-  Step next[Traits::kOwnColumns];
+  struct Place {
+    Value *y, *reserve;
+    float* c;
+    const float* gx;
+  } place[kOwnColumns];
+  int length[kOwnColumns];
+#pragma unroll
+  for (int j = 0; j < kOwnColumns; ++j) {
+    length[j] = length_of(p.seq, row_of(j));
+    const int64_t t = time_of(p.seq, length[j], p.first), unit = first_unit + first_own;
+    place[j] = {p.y.at(t, row_of(j)) + unit, p.reserve.at(t, row_of(j)) + unit,
+                p.c.at(t, row_of(j)) + unit, p.gx + row_of(j) * G * H + unit};
+    if constexpr (Mode::kScaled) {
+      column_scale_of[j] = column_scale[column_of(j)];
+      column_unscale[j] = 1 / column_scale_of[j];
+    }
+  }
+  Step next[kOwnColumns];
   float gx[kItems][G];
   auto fetch = [&](int s) {
 #pragma unroll
-    for (int j = 0; j < Traits::kOwnColumns; ++j) next[j] = Step(p.seq, row_of(j), length[j], s);
+    for (int j = 0; j < kOwnColumns; ++j) next[j] = Step(p.seq, row_of(j), length[j], s);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const Step& step = next[i % Traits::kOwnColumns];
-      if (!is_real(i) || !step.works()) continue;
-      const float* const from =
-          p.gx + (int64_t{s - p.first} * B + row_of(i)) * G * H + first_unit + own[i];
-      for (int g = 0; g < G; ++g) gx[i][g] = from[g * H];
+      const int j = i % kOwnColumns;
+      if (!is_real(i) || !next[j].works()) continue;
+      const float* from = place[j].gx + i / 2 * 8;
+#pragma unroll
+      for (int g = 0; g < G; ++g, from += hidden) gx[i][g] = *from;
     }
   };
   fetch(p.first);
@@ -214,112 +252,133 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 
   // ---------------------------------------------------------------------------------- the steps
   const int longest = steps_of(p.seq, tile);
-  const int steps = (longest < p.last ? longest : p.last) - p.first;
+  const int last = longest < p.last ? longest : p.last;
+  // Warps without units: nobody would wait for them, nor they for anybody in their block.
+  const bool idle = row_warp * Traits::kGroups * 8 >= shape.units && exchange.is_by_warps();
+  const int steps = idle ? 0 : last - p.first;
   for (int turn = 0; turn < steps; ++turn) {
     char* const operand = operands + turn % 2 * shape.operand.bytes;
     char* const next_operand = operands + (turn + 1) % 2 * shape.operand.bytes;
     if (turn > 0) exchange.receive(thread, turn, operand);
     float sums[Traits::kTiles][4] = {};
-    weights.multiply(operand + shape.operand.lane_offset(lane, first_k), sums);
+    weights.multiply(operand + shape.operand.lane_offset(lane, first_k), 0, sums);
 
-    // sums of (pair, gate): half tile pair / 2 * G + gate, column pair % 2
-    float gh[kItems][G] = {};
+    // of (pair, gate): half tile pair / 2 * G + gate, column pair % 2
+    GateSums<G> gh[kItems] = {};
+    auto sums_of = [&](int pair) {
+      GateSums<G> of = {};
+#pragma unroll
+      for (int g = 0; g < G; ++g) {
+        const int half = pair / 2 * G + g;
+        of.of[g] = sums[half / 2][half % 2 * 2 + pair % 2];
+      }
+      return of;
+    };
+    float bias_x[kItems][G], bias_h[kItems][G];
+    auto load_bias = [&] {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const float* const from = bias + 2 * G * (exists(i) ? own(i) : 0);
+#pragma unroll
+        for (int g = 0; g < G; ++g) bias_x[i][g] = from[2 * g], bias_h[i][g] = from[2 * g + 1];
+      }
+    };
+    auto meet_depth_warps = [&] { sync_group(row_warp, Traits::kDepthWarps * kWarp); };
     if constexpr (Traits::kDepthWarps > 1) {
-      float* const of_row_warp =
-          partial + row_warp * kPairs * (Traits::kDepthWarps - 1) * G * kWarp;
+      GateSums<G>* const of_row_warp = partial +
+                                       (turn % Traits::kSumTurns * Traits::kRowWarps + row_warp) *
+                                           kPairs * Traits::kDepthWarps * kWarp +
+                                       lane;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        const int owner = pair / kItems;
-        if (owner == depth_warp) continue;
-        const int slot = pair * (Traits::kDepthWarps - 1) + depth_warp - (depth_warp > owner);
+        of_row_warp[(pair * Traits::kDepthWarps + depth_warp) * kWarp] = sums_of(pair);
+      }
+      load_bias();
+      meet_depth_warps();
 #pragma unroll
-        for (int g = 0; g < G; ++g) {
-          const int half = pair / 2 * G + g;
-          of_row_warp[(slot * G + g) * kWarp + lane] = sums[half / 2][half % 2 * 2 + pair % 2];
+      for (int i = 0; i < kItems; ++i) {
+        if (first_pair + i >= kPairs) continue;
+#pragma unroll
+        for (int k = 0; k < Traits::kDepthWarps; ++k) {
+          const GateSums<G> part =
+              of_row_warp[((first_pair + i) * Traits::kDepthWarps + k) * kWarp];
+#pragma unroll
+          for (int g = 0; g < G; ++g) gh[i].of[g] = k == 0 ? part.of[g] : gh[i].of[g] + part.of[g];
         }
       }
-      sync_block();
-#pragma unroll
-      for (int pair = 0; pair < kPairs; ++pair) {
-        if (pair / kItems != depth_warp) continue;
-#pragma unroll
-        for (int g = 0; g < G; ++g) {
-          const int half = pair / 2 * G + g;
-          float sum = sums[half / 2][half % 2 * 2 + pair % 2];
-#pragma unroll
-          for (int i = 0; i < Traits::kDepthWarps - 1; ++i) {
-            sum += of_row_warp[((pair * (Traits::kDepthWarps - 1) + i) * G + g) * kWarp + lane];
-          }
-          gh[pair % kItems][g] = sum;
-        }
-      }
+      if constexpr (Traits::kSumTurns == 1 && !Traits::kGrouped) meet_depth_warps();
     } else {
 #pragma unroll
-      for (int pair = 0; pair < kPairs; ++pair) {
-#pragma unroll
-        for (int g = 0; g < G; ++g) {
-          const int half = pair / 2 * G + g;
-          gh[pair][g] = sums[half / 2][half % 2 * 2 + pair % 2];
-        }
-      }
+      for (int i = 0; i < kItems; ++i) gh[i] = sums_of(i);
+      load_bias();
     }
 
+    V saved[kItems][R > 0 ? R : 1];
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const Step& step = next[i % Traits::kOwnColumns];
-      if (is_real(i) && step.valid) {
+      const int j = i % kOwnColumns;
+      const Step& step = next[j];
+      if (is_real(i) && step.valid()) {
         V prev[S], curr[S];
 #pragma unroll
         for (int k = 0; k < S; ++k) {
-          if (step.resets) state[i][k] = 0;
+          if (step.resets()) state[i][k] = 0;
           curr[k] = prev[k] = V::set(state[i][k]);
         }
-        const int unit = first_unit + own[i];
-        if (!step.masked) {
-          V from_x[G], from_h[G], saved[R > 0 ? R : 1];
+        if (!step.masked()) {
+          V from_x[G], from_h[G];
 #pragma unroll
           for (int g = 0; g < G; ++g) {
-            float sum = step.resets ? 0 : gh[i][g];
-            if constexpr (Mode::kScaled) {
-              sum = sum / scale[own[i] * G + g] / column_scale[column_of(i)];
-            }
-            from_x[g] = V::set(gx[i][g] + bias_x[own[i] * G + g]);
-            from_h[g] = V::set(sum + bias_h[own[i] * G + g]);
+            float sum = step.resets() ? 0 : gh[i].of[g];
+            if constexpr (Mode::kScaled) sum = sum * unscale[i][g] * column_unscale[j];
+            from_x[g] = V::set(gx[i][g] + bias_x[i][g]);
+            from_h[g] = V::set(sum + bias_h[i][g]);
           }
-          Cell::forward(from_x, from_h, prev, curr, saved);
-          if (p.reserve) {
-            Value* const to = p.reserve.at(step.t, row_of(i)) + unit;
-#pragma unroll
-            for (int k = 0; k < R; ++k) to[k * H] = stored<Value>(saved[k].v);
-          }
+          Cell::forward(from_x, from_h, prev, curr, saved[i]);
         }
-        const Value h = stored<Value>(curr[0].v);
-        p.y.at(step.t, row_of(i))[unit] = h;
-        state[i][0] = computed(h);
-        if constexpr (S > 1) {
-          state[i][1] = curr[1].v;
-          if (p.c) p.c.at(step.t, row_of(i))[unit] = curr[1].v;
-        }
+        state[i][0] = computed(stored<Value>(curr[0].v));
+        if constexpr (S > 1) state[i][1] = curr[1].v;
       }
-      if (own[i] >= 0) {
-        const float scaled = Mode::kScaled ? column_scale[column_of(i)] : 1.0f;
-        shape.operand.put(next_operand, column_of(i), first_unit + own[i], state[i][0] * scaled);
+      if (exists(i)) {
+        const float scaled = Mode::kScaled ? column_scale_of[j] : 1.0f;
+        shape.operand.put(next_operand, column_of(i), first_unit + own(i), state[i][0] * scaled);
       }
     }
-    sync_block();
-    fetch(p.first + turn + 1);
-    if (turn + 1 < steps) exchange.send(thread, turn + 1, next_operand);
+    exchange.send(thread, turn + 1, next_operand, turn + 1 < steps);
+
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int j = i % kOwnColumns, beside = i / 2 * 8;
+      const Step& step = next[j];
+      if (!is_real(i) || !step.valid()) continue;
+      place[j].y[beside] = stored<Value>(state[i][0]);
+      if constexpr (S > 1) {
+        if (p.c) place[j].c[beside] = state[i][1];
+      }
+      if (step.masked() || !p.reserve) continue;
+      Value* to = place[j].reserve + beside;
+#pragma unroll
+      for (int k = 0; k < R; ++k, to += hidden) *to = stored<Value>(saved[i][k].v);
+    }
+#pragma unroll
+    for (int j = 0; j < kOwnColumns; ++j) {
+      place[j].y += p.y_stride;
+      place[j].reserve += p.reserve_stride;
+      place[j].c += p.c_stride;
+      place[j].gx += p.gx_stride;
+    }
+    if (turn + 1 < steps) fetch(p.first + turn + 1);
   }
 
   // ----------------------------------------------------- the last state; zeros beyond the lengths
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     if (!is_real(i) || row_of(i) >= B) continue;
-    const int unit = first_unit + own[i];
+    const int unit = first_unit + own(i);
     p.h_n.at(0, row_of(i))[unit] = stored<Value>(state[i][0]);
     if constexpr (S > 1) p.c_n.at(0, row_of(i))[unit] = state[i][1];
     if (p.last < p.seq.T) continue;
-    for (int t = length[i % Traits::kOwnColumns]; t < p.seq.T; ++t) {
+    for (int t = length[i % kOwnColumns]; t < p.seq.T; ++t) {
       p.y.at(t, row_of(i))[unit] = stored<Value>(0);
       if constexpr (S > 1) {
         if (p.c) p.c.at(t, row_of(i))[unit] = 0;

@@ -8,10 +8,27 @@ namespace {
 namespace cuda {
 namespace persistent {
 
+// n / divisor of numbers below 2^10, without a division
+struct Divisor {
+  int value, factor;
+
+  FASTRNN_HD explicit Divisor(int divisor) : value(divisor), factor((1 << 20) / divisor + 1) {}
+  FASTRNN_HD int quotient(int n) const { return (n * factor) >> 20; }
+  FASTRNN_HD int remainder(int n) const { return n - quotient(n) * value; }
+};
+
+// Steps of the product whose weights are in that many registers.
+template <class Mode, int kTiles>
+constexpr int steps_held(int registers, int most) {
+  const int fit = registers / (kTiles * Mode::kLeft);
+  return (fit < most ? fit : most) / kStepsAtATime * kStepsAtATime;
+}
+
 template <class Traits>
 struct BlockShape {
   using Mode = typename Traits::Mode;
-  using OwnWeights = Weights<Mode, Traits::kTiles, Traits::kHeld, Traits::kMostSteps>;
+  using OwnWeights =
+      Weights<Mode, Traits::kTiles, Traits::kHeld, Traits::kMostSteps, Traits::kParts>;
   static constexpr int kBarriers = 16;  // bytes
   int units;                            // of this block; 8 of them are half a tile
   int steps;                            // of the product, a warp
@@ -21,8 +38,9 @@ struct BlockShape {
 
   BlockShape(int64_t H, int cluster)
       : units(static_cast<int>(divide_up(H, int64_t{8} * cluster) * 8)),
-        steps(static_cast<int>(
-            divide_up(Traits::depth(units, cluster), int64_t{kDepth} * Traits::kDepthWarps))),
+        steps(static_cast<int>(divide_up(Traits::depth(units, cluster),
+                                         int64_t{kDepth} * kStepsAtATime * Traits::kDepthWarps)) *
+              kStepsAtATime),
         operand(steps * Traits::kDepthWarps) {}
 
   bool fits(int cluster, int64_t shared_bytes) const {

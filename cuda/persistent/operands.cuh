@@ -3,7 +3,8 @@
 //   Value        of the arrays in global memory
 //   V            what the cells are instantiated with
 //   Element      of an operand in shared memory; kPlanes of them stand for one value
-//   kLeft        words a lane holds of 16 x 16 weights, kRight of an operand's 16 x 8
+//   kLeft        words a lane holds of 16 x 16 weights, kRight of an operand's 16 x 8, which it
+//                reads four at a time
 //
 // An operand lies in shared memory as kPlanes planes of kColumns rows (a batch row each) of K
 // elements, `pitch` bytes apart: an odd number of 16 bytes, so that the rows of a matrix lie in
@@ -34,6 +35,11 @@ __device__ inline Approximate sigmoid(Approximate a) {
   return Approximate::set(std::fma(0.5f, approximate_tanh(0.5f * a.v), 0.5f));
 }
 
+template <int N>
+struct WordsOf {
+  uint32_t words[N];
+};
+
 template <class Value>
 using OperandsOf =
     std::conditional_t<std::is_same_v<Value, BFloat16>, BFloat16Operands, Float16Operands>;
@@ -57,10 +63,11 @@ struct Narrow {
   using V = Approximate;
   using Element = uint16_t;
   static constexpr int kPlanes = 1, kLeft = 4, kRight = 2, kPasses = 1;
+  using Right = WordsOf<kRight>;
   static constexpr bool kScaled = false;
 
   FASTRNN_HD static void put(Element* at, int64_t, float value) { *at = stored<T>(value).bits; }
-  FASTRNN_HD static int lane_offset(int lane, int) { return lane / 8 % 2 * 16; }
+  FASTRNN_HD static int lane_offset(int lane, int) { return lane / 8 * 16; }
 
   // element(half, k): row lane / 4 + 8 half
   template <class ElementAt>
@@ -73,9 +80,9 @@ struct Narrow {
   }
 
   template <int M>
-  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const uint32_t (&right)[kRight],
+  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const Right& right,
                                   float (*sums)[4]) {
-    multiply_tiles<OperandsOf<T>, 0, 0>(left, right, sums);
+    multiply_tiles<OperandsOf<T>, 0, 0>(left, right.words, sums);
   }
 };
 
@@ -89,6 +96,7 @@ struct Split {
   using V = Vec<float>;
   using Element = uint16_t;
   static constexpr int kPlanes = 2, kLeft = 8, kRight = 4, kPasses = 3;
+  using Right = WordsOf<kRight>;
   static constexpr bool kScaled = std::is_same_v<Half, Float16>;
 
   FASTRNN_HD static void put(Element* at, int64_t plane, float value) {
@@ -111,11 +119,11 @@ struct Split {
   }
 
   template <int M>
-  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const uint32_t (&right)[kRight],
+  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const Right& right,
                                   float (*sums)[4]) {
-    multiply_tiles<OperandsOf<Half>, 4, 0>(left, right, sums);
-    multiply_tiles<OperandsOf<Half>, 0, 2>(left, right, sums);
-    multiply_tiles<OperandsOf<Half>, 0, 0>(left, right, sums);
+    multiply_tiles<OperandsOf<Half>, 4, 0>(left, right.words, sums);
+    multiply_tiles<OperandsOf<Half>, 0, 2>(left, right.words, sums);
+    multiply_tiles<OperandsOf<Half>, 0, 0>(left, right.words, sums);
   }
 };
 
@@ -126,6 +134,7 @@ struct Tf32 {
   using V = Vec<float>;
   using Element = uint32_t;
   static constexpr int kPlanes = 1, kLeft = 8, kRight = 4, kPasses = 2;
+  using Right = WordsOf<kRight>;
   static constexpr bool kScaled = false;
 
   __device__ static void put(Element* at, int64_t, float value) { *at = rounded_to_tf32(value); }
@@ -140,10 +149,10 @@ struct Tf32 {
   }
 
   template <int M>
-  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const uint32_t (&right)[kRight],
+  __device__ static void multiply(const uint32_t (&left)[M][kLeft], const Right& right,
                                   float (*sums)[4]) {
-    multiply_tiles<Tf32Operands, 0, 0>(left, right, sums);
-    multiply_tiles<Tf32Operands, 4, 2>(left, right, sums);
+    multiply_tiles<Tf32Operands, 0, 0>(left, right.words, sums);
+    multiply_tiles<Tf32Operands, 4, 2>(left, right.words, sums);
   }
 };
 
@@ -168,10 +177,16 @@ struct OperandShape {
   }
 };
 
+constexpr int kStepsAtATime = 2;  // of the product
+
 // A warp's part of the weights, kTiles x 16 rows, 16 deep a step, kMost steps at most: kHeld steps
-// in registers, the others in shared memory.
-template <class Mode, int kTiles, int kHeld, int kMost>
+// in registers, the others in shared memory. Steps go in twos. The product can be made in kParts,
+// of kTiles / kParts tiles each, so that there are fewer sums at a time.
+template <class Mode, int kTiles, int kHeld, int kMost, int kParts>
 class Weights {
+  static constexpr int kOfPart = kTiles / kParts;
+  static_assert(kHeld % kStepsAtATime == 0 && kTiles % kParts == 0);
+
  public:
   static constexpr int kWords16 = kTiles * Mode::kLeft / 4;  // of a lane and step
 
@@ -195,7 +210,7 @@ class Weights {
         for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
           for (int word = 0; word < Mode::kLeft; ++word) {
-            held_[i][tile][word] = held_[i + 1][tile][word];
+            tile_of(i, tile)[word] = tile_of(i + 1, tile)[word];
           }
         }
       }
@@ -203,7 +218,7 @@ class Weights {
       for (int tile = 0; tile < kTiles; ++tile) {
         Mode::left(
             lane, [&](int half, int k) { return element(zero + tile, half, step * kDepth + k); },
-            held_[kHeld - 1][tile]);
+            tile_of(kHeld - 1, tile));
       }
     }
     if constexpr (kHeld < kMost) {
@@ -224,41 +239,73 @@ class Weights {
     }
   }
 
-  // sums += weights x operand; `operand` is where the lane reads in the first step
-  __device__ void multiply(const char* operand, float (&sums)[kTiles][4]) const {
-    constexpr int kStride = kDepth * int{sizeof(typename Mode::Element)};
-    uint32_t right[Mode::kRight];
+  // sums += a part of the weights x operand; `operand` is where the lane reads in the first step
+  __device__ void multiply(const char* operand, int part, float (&sums)[kOfPart][4]) const {
+    uint32_t right[2][kLoads][4];
+    load(operand, 0, right[0]);
 #pragma unroll
-    for (int step = 0; step < kHeld; ++step) {
+    for (int step = 0; step < kHeld; step += kStepsAtATime) {
       if (step >= steps_) break;
-      load_matrices(operand + step * kStride, right);
-      Mode::multiply(held_[step], right, sums);
+      const int turn = step / kStepsAtATime % 2;
+      if (step + kStepsAtATime < steps_) {
+        load(operand, step + kStepsAtATime, right[1 - turn]);
+      }
+#pragma unroll
+      for (int i = 0; i < kStepsAtATime; ++i) {
+        Mode::multiply(held_[step + i][part], words_of(right[turn], i), sums);
+      }
     }
     if constexpr (kHeld < kMost) {
 #pragma unroll 1  // or registers for several steps' words
-      for (int step = kHeld; step < steps_; ++step) {
-        load_matrices(operand + step * kStride, right);
+      for (int step = kHeld; step < steps_; step += kStepsAtATime) {
+        load(operand, step, right[0]);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          uint32_t left[1][Mode::kLeft];
+        for (int i = 0; i < kStepsAtATime; ++i) {
 #pragma unroll
-          for (int i = 0; i < Mode::kLeft / 4; ++i) {
-            const Word16 word = rest_[index(step, tile, i)];
+          for (int tile = 0; tile < kOfPart; ++tile) {
+            uint32_t left[1][Mode::kLeft];
 #pragma unroll
-            for (int part = 0; part < 4; ++part) left[0][4 * i + part] = word.part[part];
+            for (int j = 0; j < Mode::kLeft; j += 4) {
+              const Word16 word = rest_[index(step + i, part * kOfPart + tile, j / 4)];
+#pragma unroll
+              for (int k = 0; k < 4; ++k) left[0][j + k] = word.part[k];
+            }
+            Mode::multiply(left, words_of(right[0], i), sums + tile);
           }
-          Mode::multiply(left, right, sums + tile);
         }
       }
     }
   }
 
  private:
+  static constexpr int kLoads = kStepsAtATime * Mode::kRight / 4;
+
+  __device__ static void load(const char* operand, int step, uint32_t (&words)[kLoads][4]) {
+    constexpr int kStride = kDepth * int{sizeof(typename Mode::Element)};
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      load_matrices(operand + (step + i * kStepsAtATime / kLoads) * kStride, words[i]);
+    }
+  }
+
+  // the words of step i
+  __device__ static typename Mode::Right words_of(const uint32_t (&words)[kLoads][4], int i) {
+    typename Mode::Right right;
+#pragma unroll
+    for (int j = 0; j < Mode::kRight; ++j) {
+      right.words[j] = words[(i * Mode::kRight + j) / 4][(i * Mode::kRight + j) % 4];
+    }
+    return right;
+  }
+
   FASTRNN_HD static int index(int step, int tile, int part) {
     return ((step - kHeld) * kWords16 + tile * (Mode::kLeft / 4) + part) * kWarp;
   }
 
-  uint32_t held_[kHeld][kTiles][Mode::kLeft] = {};
+  __device__ uint32_t (&tile_of(int step, int tile))
+      [Mode::kLeft] { return held_[step][tile / kOfPart][tile % kOfPart]; }
+
+  uint32_t held_[kHeld][kParts][kOfPart][Mode::kLeft] = {};
   Word16* rest_;
   int steps_;
 };

@@ -1,5 +1,5 @@
-// How a block's share of dh gets to the blocks that have its units, four units of a batch row at a
-// time, and their sum to the lanes that have them.
+// How a block's share of dh gets to the blocks that have its units, four sums at a time, and their
+// total to the lanes that have them.
 #pragma once
 
 #include "persistent/layout.cuh"
@@ -11,22 +11,25 @@ namespace persistent {
 
 template <class Traits>
 struct BackwardShape : BlockShape<Traits> {
-  int slot_pitch, slot, slots;  // floats of a row, floats of a slot, slots
+  Divisor by_units;
+  int slot_pitch, slot, slots;  // words of two batch rows, words of a slot, slots
   int gates, sums, db;          // offsets in shared memory
 
   BackwardShape(int64_t H, int cluster)
       : BlockShape<Traits>(H, cluster),
-        slot_pitch(this->units + (cluster == 1 ? 4 : 0)),  // for stores of 16 bytes by a warp
-        slot(kColumns * slot_pitch),
+        by_units(this->units),
+        slot_pitch(this->units / 2 + 2),  // other banks for other rows
+        slot(kColumns / 2 * slot_pitch),
         slots(cluster * Traits::kDepthWarps) {
-    gates = this->take(this->operand.bytes);
-    sums = this->take(Traits::kGrouped ? 0 : 2 * slots * slot * 4);
+    gates = this->take(2 * this->operand.bytes);
+    sums = this->take(Traits::kGrouped ? 0 : 2 * slots * slot * int{sizeof(Word16)});
     db = this->take(kColumns * Traits::Cell::kSlots * this->units * 4);
     this->take_weights();
   }
 };
 
-// In a cluster: by asynchronous stores into slots there, which count in a barrier.
+// In a cluster: by asynchronous stores into slots there, which count in a barrier. A word is as a
+// lane has its sums: two units of two batch rows. It lies by rows, then by units.
 template <class Traits>
 class ClusterShares {
  public:
@@ -37,11 +40,13 @@ class ClusterShares {
         size(cluster_size()),
         shape_(shape),
         barriers_(reinterpret_cast<Barrier*>(memory)),
-        slots_(reinterpret_cast<float*>(memory + shape.sums)),
+        slots_(reinterpret_cast<Word16*>(memory + shape.sums)),
         bytes_(shape.slots * kColumns * shape.units * 4) {}
 
   // unit of the block that is item i of a lane
   __device__ static int unit_of(int lane, int i) { return lane + i * kWarp; }
+  // unit of a tile that is row `row` of its half
+  __device__ static int row_of(int row, int half) { return 2 * row + half; }
 
   __device__ void begin(int thread) const {
     if (thread == 0) arm_barriers(barriers_, bytes_);
@@ -50,7 +55,10 @@ class ClusterShares {
 
   // until this turn's shares are whole
   __device__ void wait(int thread, int turn) const {
-    if (size == 1) return;
+    if (size == 1) {
+      sync_block();
+      return;
+    }
     wait_phase(&barriers_[turn % 2], phase_parity(turn));
     if (thread == 0) expect_bytes(&barriers_[turn % 2], bytes_);  // of the turn after the next
   }
@@ -58,34 +66,62 @@ class ClusterShares {
   // their sum, of batch row `row` and this lane's item i
   __device__ float incoming(int turn, int row, int lane, int i, bool is_real) const {
     if (!is_real) return 0;
+    const int unit = unit_of(lane, i);
     const float* const from =
-        slots_ + turn % 2 * shape_.slots * shape_.slot + row * shape_.slot_pitch + unit_of(lane, i);
+        reinterpret_cast<const float*>(slots_ + turn % 2 * shape_.slots * shape_.slot +
+                                       row / 2 * shape_.slot_pitch + unit / 2) +
+        unit % 2 * 2 + row % 2;
     float sum = 0;
-#pragma unroll 4
-    for (int k = 0; k < shape_.slots; ++k) sum += from[k * shape_.slot];
+#pragma unroll 8
+    for (int k = 0; k < shape_.slots; ++k) sum += from[k * shape_.slot * 4];
     return sum;
   }
 
-  __device__ void send(int turn, int depth_warp, int to, int row, int unit,
-                       const float (&sums)[4]) const {
-    Word16 word;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) word.part[i] = std::bit_cast<uint32_t>(sums[i]);
+  // of units from first_unit on
+  template <int N>
+  __device__ void send(int turn, int depth_warp, int lane, int first_unit,
+                       const float (&sums)[N][4]) const {
     const int slot = turn % 2 * shape_.slots + rank * Traits::kDepthWarps + depth_warp;
-    float* const at = slots_ + slot * shape_.slot + row * shape_.slot_pitch + unit;
-    if (size > 1) {
-      store_async(at, word, &barriers_[turn % 2], to);
-    } else {
-      *reinterpret_cast<Word16*>(at) = word;
+    Word16* const of_row = slots_ + slot * shape_.slot + lane % 4 * shape_.slot_pitch;
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+      const int unit = first_unit + m * 16 + row_of(lane / 4, 0);
+      const int to = shape_.by_units.quotient(unit);
+      if (to >= size) break;
+      Word16* const at = of_row + (unit - to * shape_.units) / 2;
+      Word16 word;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word.part[i] = std::bit_cast<uint32_t>(sums[m][i]);
+      if (size > 1) {
+        store_async(at, word, &barriers_[turn % 2], to);
+      } else {
+        *at = word;
+      }
     }
   }
 
  private:
   const BackwardShape<Traits>& shape_;
   Barrier* const barriers_;
-  float* const slots_;
+  Word16* const slots_;
   const int bytes_;
 };
+
+// values[i] of lanes 4 apart: the lane with lane / 4 % 4 == r gets value r of the four lanes, in
+// order.
+__device__ inline void transpose_rows(int lane, float (&values)[4]) {
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = lane / 4 & distance;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & distance) continue;
+      const float got = shuffle_xor(upper ? values[i] : values[i + distance], 4 * distance);
+      values[i] = upper ? got : values[i];
+      values[i + distance] = upper ? values[i + distance] : got;
+    }
+  }
+}
 
 // In a group of blocks anywhere on the device: through the L2 cache, in words of 16 bytes that are
 // written and read whole. A word carries the number of its turn, modulo 16, in the last bits of its
@@ -110,6 +146,7 @@ class CacheShares {
       : rank(static_cast<int>(blockIdx.x) % blocks),
         size(blocks),
         units_(shape.units),
+        by_units_(shape.by_units),
         words_(words + static_cast<int>(blockIdx.x) / blocks * group_words(shape.units, blocks)) {}
 
   // of a group: of two turns, from each block to each
@@ -120,6 +157,8 @@ class CacheShares {
   __device__ static int unit_of(int lane, int) {
     return lane < Traits::kUnits ? lane % kWords * 4 + lane / kWords : Traits::kUnits;
   }
+
+  __device__ static int row_of(int row, int half) { return row + 8 * half; }
 
   __device__ void begin(int) const {}
   __device__ void meet() const { sync_block(); }
@@ -132,7 +171,7 @@ class CacheShares {
     float sums[4] = {};
     for (int first = lane; first < all; first += kAtATime * kWarp) {
       const Word16* from[kAtATime];
-      Word16 got[kAtATime];
+      Word16 got[kAtATime] = {};
 #pragma unroll
       for (int i = 0; i < kAtATime; ++i) {
         const int at = first + i * kWarp;
@@ -141,7 +180,6 @@ class CacheShares {
       wait_words(from, got, [turn](const Word16& word) { return is_of(turn, word); });
 #pragma unroll
       for (int i = 0; i < kAtATime; ++i) {
-        if (!from[i]) continue;
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
           sums[part] += std::bit_cast<float>(got[i].part[part] & ~1u);
@@ -151,13 +189,24 @@ class CacheShares {
     return part_of_lane(lane, sums);
   }
 
-  __device__ void send(int turn, int, int to, int row, int unit, const float (&sums)[4]) const {
-    Word16 word;
+  template <int N>
+  __device__ void send(int turn, int, int lane, int first_unit, float (&sums)[N][4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      word.part[i] = (std::bit_cast<uint32_t>(sums[i]) & ~1u) | (turn >> i & 1);
+    for (int m = 0; m < N; ++m) {
+      // four units of one batch row: of rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1)
+      transpose_rows(lane, sums[m]);
+      const int which = lane / 4 % 4, row = lane % 4 * 2 + which % 2;
+      const int unit = first_unit + m * 16 + which / 2 * 8 + lane / 16 * 4;
+      const int to = by_units_.quotient(unit);
+      if (to >= size) continue;
+      Word16 word;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        word.part[i] = (std::bit_cast<uint32_t>(sums[m][i]) & ~1u) | (turn >> i & 1);
+      }
+      Word16* const at = words_ + place(turn, to, row) + rank * kWords + (unit - to * units_) / 4;
+      store_word(at, word);
     }
-    store_word(words_ + place(turn, to, row) + rank * kWords + unit / 4, word);
   }
 
  private:
@@ -191,6 +240,7 @@ class CacheShares {
   }
 
   const int units_;
+  const Divisor by_units_;
   Word16* const words_;
 };
 

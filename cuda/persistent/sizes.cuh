@@ -37,9 +37,15 @@ struct ForwardWay {
     using Traits = ForwardTraits<C, Mode, kGroups + kGroups * C<float>::kGates % 2, kRowWarps,
                                  kDepthWarps, kGrouped>;
   };
-  using Block = Size<2, 8, 1>;   // one block: 128 units
-  using Spread = Size<2, 2, 4>;  // 32 units of a block of a cluster
-  using Wide = Size<3, 2, 4>;    // 48
+  using Block = Size<2, 8, 1>;  // one block: 128 units
+  // 32 units of a block of a cluster; the fewer warps share a product, the fewer sums are exchanged
+  struct Spread {
+    template <template <class> class C, class Mode>
+    using Traits =
+        std::conditional_t<C<float>::kGates % 2 == 0, ForwardTraits<C, Mode, 1, 4, 2, false>,
+                           ForwardTraits<C, Mode, 2, 2, 4, false>>;
+  };
+  using Wide = Size<3, 2, 4>;  // 48
   // of a block of a group anywhere on the device
   using Group = Size<2, 2, 4, true>;  // 32 units
   using Large = Size<1, 2, 4, true>;  // 16, for more hidden units in all

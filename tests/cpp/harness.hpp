@@ -26,7 +26,7 @@ inline void check(bool holds, const std::string& what) {
 // `only`: what is in the claims to be tested
 template <int N>
 int run_all(const Test (&tests)[N], const std::string& only = "") {
-  set_least_work(0);  // the threads are to be tested on small problems
+  set_least_work(0);                              // the threads are to be tested on small problems
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // what was said before a hang is to be seen
   int failed = 0;
   for (const Test& test : tests) {

@@ -23,6 +23,11 @@ inline void sync_block() {
   Scheduler::meet(block.meeting, static_cast<int>(blockDim.x), "sync_block", [] {});
 }
 
+inline void sync_group(int group, int threads) {
+  cuda_emulation::Block& block = *Scheduler::fiber().block;
+  Scheduler::meet(block.groups.at(static_cast<size_t>(group)), threads, "sync_group", [] {});
+}
+
 inline void sync_cluster() {
   cuda_emulation::Cluster& cluster = *Scheduler::fiber().block->cluster;
   const int threads = static_cast<int>(blockDim.x) * static_cast<int>(cluster.blocks.size());
@@ -43,6 +48,10 @@ void meet_in_warp(const char* instruction, void* first, void* second, void* thir
 template <class T>
 T& operand(void* address) {
   return *static_cast<T*>(address);
+}
+
+inline void sync_warp() {
+  meet_in_warp("sync_warp", nullptr, nullptr, nullptr, [](auto&) {});
 }
 
 inline float shuffle_xor(float value, int lanes) {
@@ -102,16 +111,14 @@ void wait_words(const Word16* const (&from)[N], Word16 (&words)[N], const IsTher
   }
 }
 
-template <int N>
-void load_matrices(const void* row, uint32_t (&words)[N]) {
-  static_assert(N == 2 || N == 4);
+inline void load_matrices(const void* row, uint32_t (&words)[4]) {
   if (reinterpret_cast<uintptr_t>(row) % 16)
     Scheduler::fail("load_matrices", "row not aligned to 16 bytes");
   Scheduler::in_block(row, 0);
   meet_in_warp("load_matrices", const_cast<void*>(row), words, nullptr, [](auto& of) {
     for (int lane = 0; lane < kWarp; ++lane) {
-      for (int m = 0; m < N; ++m) {
-        std::memcpy(&operand<uint32_t[N]>(of[lane][1])[m],
+      for (int m = 0; m < 4; ++m) {
+        std::memcpy(&operand<uint32_t[4]>(of[lane][1])[m],
                     static_cast<const char*>(of[8 * m + lane / 4][0]) + lane % 4 * 4, 4);
       }
     }

@@ -9,6 +9,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -49,6 +50,7 @@ struct Block {
   std::vector<char> memory;
   std::vector<Warp> warps;
   Meeting meeting;
+  std::array<Meeting, 8> groups;  // of its warps
 };
 
 struct BarrierState {
@@ -283,11 +285,12 @@ class Scheduler {
     for (const Fiber& fiber : fibers_) {
       if (fiber.done) continue;
       const Block& block = *fiber.block;
-      const Meeting* meeting = fiber.counter == &block.meeting.turns      ? &block.meeting
-                               : fiber.counter == &cluster_.meeting.turns ? &cluster_.meeting
-                               : fiber.counter == &fiber.warp().meeting.turns
-                                   ? &fiber.warp().meeting
-                                   : nullptr;
+      const Meeting* meeting = nullptr;
+      const auto look = [&](const Meeting& m) {
+        if (fiber.counter == &m.turns) meeting = &m;
+      };
+      look(block.meeting), look(cluster_.meeting), look(fiber.warp().meeting);
+      for (const Meeting& group : block.groups) look(group);
       const bool word = fiber.counter == &cluster_.deliveries;
       ++places[meeting ? meeting->instruction : word ? "a word" : "a phase of a barrier"];
     }

@@ -180,15 +180,9 @@ __global__ void product_kernel_of_a_warp(const float* a, const float* b, float* 
   }
   float d[2][4] = {};
   const char* rows = reinterpret_cast<const char*>(shared) + lane % 8 * 80;
-  if constexpr (kParts == 2) {
-    uint32_t pair[2];
-    load_matrices(rows + lane / 8 % 2 * 16, pair);
-    multiply_tiles<Operands, 0, 0>(left, pair, d);
-  } else {
-    load_matrices(rows + lane / 8 * 16, right);
-    multiply_tiles<Operands, 0, 0>(left, right, d);
-    multiply_tiles<Operands, 4, 2>(left, right, d);
-  }
+  load_matrices(rows + lane / 8 % (4 / kParts) * 16, right);
+  multiply_tiles<Operands, 0, 0>(left, right, d);
+  if constexpr (kParts == 1) multiply_tiles<Operands, 4, 2>(left, right, d);
   for (int m = 0; m < 2; ++m) {
     for (int i = 0; i < 4; ++i) {
       sums[(m * 16 + row + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[m][i];

@@ -380,7 +380,7 @@ void a_path_says_which_it_is_and_why() {
   }
   check_path("steps: there are none", "lstm", kBFloat, 0, 16, 64);
   check_path("steps: there are none", "lstm", kBFloat, 9, 0, 64);
-  check_path("steps: block 1; by the model a step of ", "lstm", kBFloat, 1, 1, 64);
+  check_path("steps: spread ", "lstm", kBFloat, 1, 1, 64);
   check_path("steps: gru_reset_before has no persistent kernel", "gru_reset_before", kFloat, 9, 1,
              64);
   check_path("steps: rnn_relu has no persistent kernel", "rnn_relu", kFloat, 9, 1, 64);
@@ -457,8 +457,8 @@ void a_failing_call_throws_and_leaks_nothing() {
 }  // namespace
 }  // namespace fastrnn::test
 
-// Arguments: verbose; few: the claims about one cell and dtype that are the quickest; all; another is
-// in the claims that are to be tested
+// Arguments: verbose; few: the claims about one cell and dtype that are the quickest; all; another
+// is in the claims that are to be tested
 int main(int count, char** arguments) {
   using namespace fastrnn::test;
   unsetenv("FASTRNN_BACKEND");
