@@ -74,12 +74,17 @@ def milliseconds(call: Callable[[], Any]) -> list[float]:
     return times
 
 
-def kernels(call: Callable[[], Any]) -> dict[str, int]:
+def kernel_events(call: Callable[[], Any], repeats: int = 1) -> list[Any]:
+    """The profiler's, of what the calls ran on the GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        call()
+        for _ in range(repeats):
+            call()
         torch.cuda.synchronize()
-    names = (e.name for e in profile.events() if e.device_type.name == "CUDA")
-    return dict(Counter(names).most_common(12))
+    return [event for event in profile.events() if event.device_type.name == "CUDA"]
+
+
+def kernels(call: Callable[[], Any]) -> dict[str, int]:
+    return dict(Counter(event.name for event in kernel_events(call)).most_common(12))
 
 
 def output_of(result: Any) -> torch.Tensor:

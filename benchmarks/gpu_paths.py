@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_bench import kernel_events
 
 import fastrnn
 
@@ -91,11 +92,7 @@ def microseconds(call: Callable[[], Any], path: str, device: str) -> tuple[float
             start = time.perf_counter()
             call()
             return (time.perf_counter() - start) * 1e6, 0.0
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in range(REPEATS):
-                call()
-            torch.cuda.synchronize()
-    kernels = [e for e in profile.events() if e.device_type.name == "CUDA"]
+        kernels = kernel_events(call, REPEATS)
     recurrent = [e for e in kernels if path == "steps" or "persistent::" in e.name]
     times = [sum(e.device_time for e in some) / REPEATS for some in (recurrent, kernels)]
     return times[0], times[1] - times[0]

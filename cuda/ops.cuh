@@ -23,7 +23,6 @@ namespace cuda {
 #endif
 
 constexpr int kWarp = 32;
-constexpr int kMostGroups = 8;  // of a block's warps, that meet by themselves
 
 // Counts bytes that arrive, in phases: a phase ends when all that it expects has come. In shared
 // memory; the parity of a phase is 0, 1, 0, ...
@@ -79,7 +78,7 @@ __device__ __forceinline__ int cluster_size() {
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 
-// `threads` of the block, whole warps, that all name the same group, 0 to kMostGroups - 1.
+// `threads` of the block, whole warps, that all name the same group, from 0 on.
 __device__ __forceinline__ void sync_group(int group, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
 }

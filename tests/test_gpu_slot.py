@@ -132,6 +132,12 @@ def test_the_steps_that_are_named_are_all_that_is_run_after_the_build(tmp_path: 
     assert "every step passed" in done.stdout.splitlines()[-1]
 
 
+def test_what_was_built_elsewhere_is_taken_as_it_lies(tmp_path: Path) -> None:
+    done = run_slot(STANDINS, tmp_path, "memcheck", SLOT_BUILT="1")
+    assert list(statuses(tmp_path)) == ["memcheck"]
+    assert done.returncode == 0
+
+
 def test_it_ends_in_its_time_whatever_hangs(tmp_path: Path) -> None:
     hanging = {**STANDINS, "compute-sanitizer": "sleep 60"}
     start = time.monotonic()

@@ -38,8 +38,8 @@ MUTANTS = {
     ),
     "sums are read before they are there": (
         "persistent/forward.cuh",
-        "      load_bias();\n      meet_depth_warps();",
-        "      load_bias();",
+        "      sync_group(row_warp, Traits::kDepthWarps * kWarp);\n",
+        "",
         "FAILED",
     ),
     "the wrong phase": ("persistent/data.cuh", "(step - 1) >> 1 & 1", "step >> 1 & 1", "FAILED"),

@@ -10,8 +10,9 @@
 # five. The steps come in the order of their worth, each a process of its own under a time limit, for a
 # kernel that hangs cannot be stopped from inside; a step that fails or runs out of time does not keep
 # the next one from running. Builds into build/gpu_slot, where a second run finds most of it; STEP... are
-# all that is run after that. SLOT_BUILT=1 takes what was built there, on another machine maybe
-# (site, probe, tests/cpp/test_persistent), as it lies. OUTDIR holds no more than these files, each filled while its step runs:
+# all that is run after that. SLOT_BUILT=1 takes what lies there as it is (site, probe,
+# tests/cpp/test_persistent), from another machine maybe, and builds nothing.
+# OUTDIR holds no more than these files, each filled while its step runs:
 #   log.txt         what every step printed      steps.jsonl     a line for each: name, exit status, seconds
 #   check.json check-steps.json bench.jsonl table.md paths.jsonl probe.jsonl
 # Exit status: 0 all steps passed, 1 some did not (the last lines say which, and what they printed last),

@@ -11,9 +11,9 @@
 // blocks that have these units (shares.cuh): a cluster, or a group of blocks anywhere. Each sums
 // what comes in, one share a sender (and depth warp). A warp has one batch row, a lane `kItems` of
 // the block's units: what a step is, is the same for a whole warp. Shares take turns in two, as the
-// operands do forward; a block's own goes the way of the others. That all have come does not say
-// that all of the block's own warps have read the gate gradients, some of which send to other
-// blocks alone: they meet before the next are written, while shares are under way.
+// operands do forward; a block's own goes the way of the others. The gate gradients take turns too:
+// that all shares have come does not say that all of the block's own warps have multiplied them,
+// some of which send to other blocks alone.
 #pragma once
 
 #include "persistent/data.cuh"
@@ -36,16 +36,15 @@ struct BackwardData {
   Rows<const Value> y;        // [T, B, H]
   Rows<const float> c;        // [T, B, H]
   Rows<const Value> reserve;  // [T, B, R*H]
-  Value* dgates;              // [T, B, D*H]  zeros where no step works
+  Rows<Value> dgates;         // [T, B, D*H]  zeros where no step works
   Rows<Value> dh0;            // [B, H] or null
   Rows<float> dc0;
   float* db;         // [tiles, D*H]: sums of dgates over the rows of each tile
   Word16* exchange;  // where blocks are in groups; zeros
-  int slots;         // D
   // from a step to the next, which is the one after it
   int64_t dy_stride = stride_of(seq, dy), y_stride = stride_of(seq, y),
           c_stride = stride_of(seq, c), reserve_stride = stride_of(seq, reserve),
-          dgates_stride = (seq.reverse ? -1 : 1) * seq.B * slots * seq.H;
+          dgates_stride = stride_of(seq, dgates);
   int first_tile = 0;  // of this launch
   int group = 0;       // blocks
 };
@@ -66,9 +65,7 @@ struct BackwardTraits {
   static constexpr int kMostUnits = kRowWarps * kTiles * 16;   // of a cluster or group
   // of a block: of a group, what it exchanges grows with its blocks
   static constexpr int kLeastUnits = kGrouped ? kUnits / 2 + 8 : 8;
-  static constexpr int kMostSteps =
-      (Cell::kGates * kUnits + kDepth * kStepsAtATime * kDepthWarps - 1) /
-      (kDepth * kStepsAtATime * kDepthWarps) * kStepsAtATime;
+  static constexpr int kMostSteps = steps_of_product<kDepthWarps>(Cell::kGates * kUnits);
   static constexpr int kHeld = steps_held<Mode, kTiles>(kItems > 2 && Mode::kLeft == 4 ? 96
                                                         : kTiles == 6                  ? 144
                                                                                        : 128,
@@ -145,9 +142,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     return {p.dy.at(t, b) + lane_unit, p.reserve.at(t, b) + lane_unit,
             p.y.at(before, b) + lane_unit, p.c.at(before, b) + lane_unit};
   };
-  auto dgates_of = [&](int s) {
-    return p.dgates + (int64_t{time_of(p.seq, length, s)} * B + b) * D * H + lane_unit;
-  };
+  auto dgates_of = [&](int s) { return p.dgates.at(time_of(p.seq, length, s), b) + lane_unit; };
   Place place = place_of(steps - 1);
   Value* dgates_at = dgates_of(steps - 1);
   // the states after step s, before the first one if s < 0
@@ -296,7 +291,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       if (p.dc0) p.dc0.at(0, b)[unit] = dstate[i][1];
     }
     for (int64_t t = length; t < p.seq.T; ++t) {
-      for (int k = 0; k < D; ++k) p.dgates[((t * B + b) * D + k) * H + unit] = stored<Value>(0);
+      for (int k = 0; k < D; ++k) p.dgates.at(t, b)[k * H + unit] = stored<Value>(0);
     }
   }
   sync_block();

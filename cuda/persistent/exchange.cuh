@@ -22,7 +22,8 @@ class ClusterExchange {
   // Words of 16 bytes that a warp has: of 4 kItems columns, each 8 units long. As many lanes have
   // the same word, for different blocks.
   static constexpr int kWords = 4 * kItems * Mode::kPlanes * kElement / 2;
-  static constexpr int kLanes = kWords < kWarp ? kWarp / kWords : 1;
+  static constexpr int kLanes = kWarp / kWords;
+  static_assert(kWords <= kWarp);
   static constexpr int kMostBlocks = 16;
 
  public:
@@ -35,9 +36,7 @@ class ClusterExchange {
         barriers_(reinterpret_cast<Barrier*>(memory)),
         bytes_(size * Mode::kPlanes * kColumns * shape.units * kElement),
         to_(lane / kWords) {
-    static_assert(kWords <= kWarp);
-    const int first_pair = warp / Traits::kRowWarps * kItems;
-    const int unit = (warp % Traits::kRowWarps * Traits::kGroups + first_pair / 2) * 8;
+    const int first_pair = Traits::first_pair(warp), unit = Traits::first_unit(warp);
     const int word = lane % kWords, column = word % (4 * kItems), rest = word / (4 * kItems);
     has_words_ = first_pair < Traits::kPairs && unit < shape.units;
     from_ = (kItems == 1 ? column * 2 + first_pair % 2 : column) * shape.operand.pitch +
@@ -62,7 +61,7 @@ class ClusterExchange {
   __device__ bool is_by_warps() const { return size > 1; }
 
   // what the warp has put into `operand`, if there is such a turn
-  __device__ void send(int, int turn, char* operand, bool there_is) const {
+  __device__ void send(int turn, char* operand, bool there_is) const {
     if (size == 1) {
       sync_block();
       return;
@@ -163,7 +162,7 @@ class CacheExchange {
     sync_block();
   }
 
-  __device__ void send(int, int turn, char* operand, bool there_is) const {
+  __device__ void send(int turn, char* operand, bool there_is) const {
     sync_block();
     if (!there_is || lane_ >= own_.value) return;
     const uint32_t* const from = reinterpret_cast<const uint32_t*>(operand + warp_ * pitch_) +

@@ -11,11 +11,11 @@
 //
 // The rows of a warp's 16 x 16 tiles are permuted so that a lane gets all gates of a unit: half a
 // tile is one gate of 8 units. Sums over K of warps side by side meet in shared memory. Then the
-// cell, on registers; h goes to the operand of the next step, of two that take turns: by plain
-// stores in the own block, and to the others that share the batch rows by an exchange
-// (exchange.cuh): a cluster, or a group of blocks anywhere. Nothing else holds the blocks together:
-// a block that sends h(s + 1) has had all of h(s), so every other block has done with h(s - 1),
-// whose place h(s + 1) takes.
+// cell, on registers; h goes to the operand of the next step, of two that take turns, in every
+// block that shares the batch rows, by an exchange (exchange.cuh): a cluster, or a group of blocks
+// anywhere. Nothing else holds the blocks together: who sends h(s + 1) has had all of h(s), so
+// every other warp with units has done with h(s - 1), whose place h(s + 1) takes, and with its sums
+// of before.
 #pragma once
 
 #include "persistent/data.cuh"
@@ -29,11 +29,10 @@ namespace persistent {
 template <class Value>
 struct ForwardData {
   Sequence seq;
-  int gates;
   int first, last;            // steps of this launch
   const Value* w_hh;          // [G*H, H]
   Vector<Value> b_ih, b_hh;   // [G*H]
-  const float* gx;            // [last - first, B, G*H]  in the order of the steps
+  Rows<const float> gx;       // [last - first, B, G*H]  in the order of the steps
   Rows<const Value> h_first;  // [B, H] or null
   Rows<const float> c_first;
   Rows<Value> y;        // [T, B, H]
@@ -44,7 +43,7 @@ struct ForwardData {
   Word16* exchange;  // where blocks are in groups; zeros
   // from a step to the next
   int64_t y_stride = stride_of(seq, y), c_stride = stride_of(seq, c),
-          reserve_stride = stride_of(seq, reserve), gx_stride = seq.B * gates * seq.H;
+          reserve_stride = stride_of(seq, reserve);
   int first_tile = 0;  // of this launch
   int group = 0;       // blocks
 };
@@ -69,12 +68,14 @@ struct ForwardTraits {
                                                         : kTiles % 3 == 0 ? 144
                                                                           : 128,
                                                         kGrouped || kTiles == 2 ? 16 : 8);
-  // Places for sums over the depth warps: two take turns, or there is room for one alone, and the
-  // warps meet once more, which in a group they do anyway.
-  static constexpr int kSumTurns = kItems == 1 && !kGrouped ? 2 : 1;
   static constexpr int kMostUnits = 1 << 30;  // of a cluster or group
   static constexpr int kLeastUnits = 8;       // of a block
   static constexpr int64_t depth(int units, int cluster) { return int64_t{units} * cluster; }
+  // of a warp: its first pair, and that pair's first unit of the block
+  FASTRNN_HD static int first_pair(int warp) { return warp / kRowWarps * kItems; }
+  FASTRNN_HD static int first_unit(int warp) {
+    return (warp % kRowWarps * kGroups + first_pair(warp) / 2) * 8;
+  }
   static_assert(kItems == 1 || kItems % 2 == 0, "item i is of column i % kOwnColumns");
   static_assert(kGroups * Cell::kGates % 2 == 0, "a tile is two gates of 8 units");
   static_assert(Cell::kEarly == 0, "one product a step");
@@ -91,17 +92,16 @@ template <class Traits>
 struct ForwardShape : BlockShape<Traits> {
   using Mode = typename Traits::Mode;
   static constexpr int kGates = Traits::Cell::kGates;
-  static constexpr int kSums =  // of a turn
-      Traits::kDepthWarps > 1
-          ? Traits::kWarps * Traits::kPairs * kWarp * int{sizeof(GateSums<kGates>)}
-          : 0;
+  static constexpr int kSums = Traits::kDepthWarps > 1 ? Traits::kWarps * Traits::kPairs * kWarp *
+                                                             int{sizeof(GateSums<kGates>)}
+                                                       : 0;
   int operands, bias, scale, sums;  // offsets in shared memory
 
   ForwardShape(int64_t H, int cluster) : BlockShape<Traits>(H, cluster) {
     operands = this->take(2 * this->operand.bytes);
     bias = this->take(2 * kGates * this->units * 4);
     scale = this->take(Mode::kScaled ? (kGates * this->units + kColumns) * 4 : 0);
-    sums = this->take(Traits::kSumTurns * kSums);
+    sums = this->take(kSums);
     this->take_weights();
   }
 };
@@ -195,8 +195,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   // Item i: column 2 (lane % 4) + (depth_warp kItems + i) % 2, and unit first_own + i / 2 * 8 of
   // the block. Beside each of the columns stands where the next step of its first item lies.
   constexpr int kOwnColumns = Traits::kOwnColumns;
-  const int first_pair = depth_warp * kItems;
-  const int first_own = (row_warp * Traits::kGroups + first_pair / 2) * 8 + lane / 4;
+  const int first_pair = Traits::first_pair(warp);
+  const int first_own = Traits::first_unit(warp) + lane / 4;
   auto own = [&](int item) { return first_own + item / 2 * 8; };
   auto exists = [&](int item) { return first_pair + item < kPairs && own(item) < shape.units; };
   auto is_real = [&](int item) { return exists(item) && first_unit + own(item) < hidden; };
@@ -211,9 +211,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     const int unit = first_unit + own(i);
     state[i][0] = real && p.h_first ? computed(p.h_first.at(0, row_of(i))[unit]) : 0;
     if constexpr (S > 1) state[i][1] = real && p.c_first ? p.c_first.at(0, row_of(i))[unit] : 0;
+    if constexpr (Mode::kScaled) {
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-      if constexpr (Mode::kScaled) unscale[i][g] = exists(i) ? 1 / scale[own(i) * G + g] : 1;
+      for (int g = 0; g < G; ++g) unscale[i][g] = exists(i) ? 1 / scale[own(i) * G + g] : 1;
     }
   }
   struct Place {
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     length[j] = length_of(p.seq, row_of(j));
     const int64_t t = time_of(p.seq, length[j], p.first), unit = first_unit + first_own;
     place[j] = {p.y.at(t, row_of(j)) + unit, p.reserve.at(t, row_of(j)) + unit,
-                p.c.at(t, row_of(j)) + unit, p.gx + row_of(j) * G * H + unit};
+                p.c.at(t, row_of(j)) + unit, p.gx.at(0, row_of(j)) + unit};
     if constexpr (Mode::kScaled) {
       column_scale_of[j] = column_scale[column_of(j)];
       column_unscale[j] = 1 / column_scale_of[j];
@@ -283,21 +283,18 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
         for (int g = 0; g < G; ++g) bias_x[i][g] = from[2 * g], bias_h[i][g] = from[2 * g + 1];
       }
     };
-    auto meet_depth_warps = [&] { sync_group(row_warp, Traits::kDepthWarps * kWarp); };
     if constexpr (Traits::kDepthWarps > 1) {
-      GateSums<G>* const of_row_warp = partial +
-                                       (turn % Traits::kSumTurns * Traits::kRowWarps + row_warp) *
-                                           kPairs * Traits::kDepthWarps * kWarp +
-                                       lane;
+      GateSums<G>* const of_row_warp =
+          partial + row_warp * kPairs * Traits::kDepthWarps * kWarp + lane;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
         of_row_warp[(pair * Traits::kDepthWarps + depth_warp) * kWarp] = sums_of(pair);
       }
       load_bias();
-      meet_depth_warps();
+      sync_group(row_warp, Traits::kDepthWarps * kWarp);
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
-        if (first_pair + i >= kPairs) continue;
+        if (!exists(i)) continue;
 #pragma unroll
         for (int k = 0; k < Traits::kDepthWarps; ++k) {
           const GateSums<G> part =
@@ -306,7 +303,6 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
           for (int g = 0; g < G; ++g) gh[i].of[g] = k == 0 ? part.of[g] : gh[i].of[g] + part.of[g];
         }
       }
-      if constexpr (Traits::kSumTurns == 1 && !Traits::kGrouped) meet_depth_warps();
     } else {
 #pragma unroll
       for (int i = 0; i < kItems; ++i) gh[i] = sums_of(i);
@@ -344,7 +340,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
         shape.operand.put(next_operand, column_of(i), first_unit + own(i), state[i][0] * scaled);
       }
     }
-    exchange.send(thread, turn + 1, next_operand, turn + 1 < steps);
+    exchange.send(turn + 1, next_operand, turn + 1 < steps);
 
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -365,7 +361,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       place[j].y += p.y_stride;
       place[j].reserve += p.reserve_stride;
       place[j].c += p.c_stride;
-      place[j].gx += p.gx_stride;
+      place[j].gx += p.gx.time;
     }
     if (turn + 1 < steps) fetch(p.first + turn + 1);
   }

@@ -14,8 +14,14 @@ struct Divisor {
 
   FASTRNN_HD explicit Divisor(int divisor) : value(divisor), factor((1 << 20) / divisor + 1) {}
   FASTRNN_HD int quotient(int n) const { return (n * factor) >> 20; }
-  FASTRNN_HD int remainder(int n) const { return n - quotient(n) * value; }
 };
+
+// Steps of a product of this depth, for each of kDepthWarps warps.
+template <int kDepthWarps>
+constexpr int steps_of_product(int64_t depth) {
+  constexpr int64_t kAtATime = int64_t{kDepth} * kStepsAtATime * kDepthWarps;
+  return static_cast<int>((depth + kAtATime - 1) / kAtATime) * kStepsAtATime;
+}
 
 // Steps of the product whose weights are in that many registers.
 template <class Mode, int kTiles>
@@ -38,9 +44,7 @@ struct BlockShape {
 
   BlockShape(int64_t H, int cluster)
       : units(static_cast<int>(divide_up(H, int64_t{8} * cluster) * 8)),
-        steps(static_cast<int>(divide_up(Traits::depth(units, cluster),
-                                         int64_t{kDepth} * kStepsAtATime * Traits::kDepthWarps)) *
-              kStepsAtATime),
+        steps(steps_of_product<Traits::kDepthWarps>(Traits::depth(units, cluster))),
         operand(steps * Traits::kDepthWarps) {}
 
   bool fits(int cluster, int64_t shared_bytes) const {

@@ -302,10 +302,12 @@ class Weights {
     return ((step - kHeld) * kWords16 + tile * (Mode::kLeft / 4) + part) * kWarp;
   }
 
-  __device__ uint32_t (&tile_of(int step, int tile))
-      [Mode::kLeft] { return held_[step][tile / kOfPart][tile % kOfPart]; }
+  using Tile = uint32_t[Mode::kLeft];
+  __device__ Tile& tile_of(int step, int tile) {
+    return held_[step][tile / kOfPart][tile % kOfPart];
+  }
 
-  uint32_t held_[kHeld][kParts][kOfPart][Mode::kLeft] = {};
+  Tile held_[kHeld][kParts][kOfPart] = {};
   Word16* rest_;
   int steps_;
 };

@@ -145,7 +145,6 @@ class CacheShares {
   __device__ CacheShares(const BackwardShape<Traits>& shape, char*, int blocks, Word16* words)
       : rank(static_cast<int>(blockIdx.x) % blocks),
         size(blocks),
-        units_(shape.units),
         by_units_(shape.by_units),
         words_(words + static_cast<int>(blockIdx.x) / blocks * group_words(shape.units, blocks)) {}
 
@@ -167,7 +166,7 @@ class CacheShares {
   __device__ float incoming(int turn, int row, int lane, int, bool) const {
     const int all = size * kWords;
     const Word16* const words = words_ + place(turn, rank, row);
-    const bool has_word = lane % kWords * 4 < units_;
+    const bool has_word = lane % kWords * 4 < by_units_.value;
     float sums[4] = {};
     for (int first = lane; first < all; first += kAtATime * kWarp) {
       const Word16* from[kAtATime];
@@ -204,7 +203,8 @@ class CacheShares {
       for (int i = 0; i < 4; ++i) {
         word.part[i] = (std::bit_cast<uint32_t>(sums[m][i]) & ~1u) | (turn >> i & 1);
       }
-      Word16* const at = words_ + place(turn, to, row) + rank * kWords + (unit - to * units_) / 4;
+      const int own = unit - to * by_units_.value;
+      Word16* const at = words_ + place(turn, to, row) + rank * kWords + own / 4;
       store_word(at, word);
     }
   }
@@ -239,7 +239,6 @@ class CacheShares {
     return (odd ? two[1] : two[0]) + got;
   }
 
-  const int units_;
   const Divisor by_units_;
   Word16* const words_;
 };
